@@ -1,0 +1,101 @@
+"""The ports: small protocols that a plugin fulfils. One folder a port below plugins/, one file a plugin.
+
+Each plugin module holds one public object, `plugin`, and `VERSION` (see longrein.core.plugins.version).
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from longrein.core.step import Context, Job
+
+
+class Record(NamedTuple):
+    """One row as it came from a source, or the reason why it could not be read."""
+
+    row: dict[str, Any] | None
+    line: int  # 1-based line or row number in the source file
+    error: str = ""
+
+
+class Reader(Protocol):
+    """Reads one file format. `plugin` is an instance."""
+
+    suffixes: ClassVar[tuple[str, ...]]  # (".jsonl", ".ndjson")
+
+    def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
+        """Rows in file order, memory flat. A bad record is yielded with its error; a file that cannot be read at
+        all raises Error("invalid")."""
+        ...
+
+
+class Transform(Protocol):
+    """Cleans rows. `plugin` is a class made once a run with its options, fed batches in order."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None: ...
+
+    def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+        """Yields every row it was given, in order, with the reason for dropping it, or "" to keep it."""
+        ...
+
+
+class Trainer(Protocol):
+    """Trains a model. `plugin` is an instance; options are its Config's."""
+
+    def train(self, context: Context) -> None:
+        """Reads inputs["dataset"], puts one output of kind "model": a Hugging Face folder."""
+        ...
+
+
+@runtime_checkable
+class Handle(Protocol):
+    """A job that was handed to an executor."""
+
+    def poll(self) -> int | None:
+        """None while it runs, else its exit status."""
+        ...
+
+    def cancel(self) -> None: ...
+
+    def usage(self) -> dict[str, float]:
+        """After its end: cpu_s, wall_s, max_rss_bytes."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere. `plugin` is a class made with the options of `compute`."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None: ...
+
+    def submit(self, job: Job, scratch: Path) -> Handle:
+        """Start `python -m longrein.core.worker SCRATCH`. It must end when the process that submitted it dies."""
+        ...
+
+
+class Engine(Protocol):
+    """Generates text from a model folder, in a process of its own. `plugin` is a class."""
+
+    def __init__(self, model: Path, options: Mapping[str, Any]) -> None: ...
+
+    async def start(self) -> None:
+        """Load and warm up; returns when the first request can be served."""
+        ...
+
+    def generate(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Yields {"text": piece, "tokens": n} and last {"finish_reason": "stop" | "length", "usage": {…}}. Closing the
+        iterator cancels the request. Request fields: see longrein.gateway.engine.Request."""
+        ...
+
+    def stats(self) -> dict[str, float]: ...
+
+    async def stop(self, drain_s: float = 0.0) -> None: ...
+
+
+class Tracker(Protocol):
+    """Mirrors runs outward to another tracking system. `plugin` is a class."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None: ...
+
+    def mirror(self, run: Mapping[str, Any]) -> None:
+        """Write one whole run (id, name, experiment, params, metrics with steps, tags, status); twice is harmless."""
+        ...

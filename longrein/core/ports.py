@@ -3,10 +3,11 @@
 Each plugin module holds one public object, `plugin`, and `VERSION` (see longrein.core.plugins.version).
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+from longrein.core.generation import Event, Request
 from longrein.core.step import Context, Job
 
 
@@ -73,22 +74,37 @@ class Executor(Protocol):
 
 
 class Engine(Protocol):
-    """Generates text from a model folder, in a process of its own. `plugin` is a class."""
+    """Generates text from a model folder. `plugin` is a class, made and used by one thread of a process of its own
+    (longrein.gateway.engine_process); the rest of Longrein talks to it through longrein.gateway.engine."""
 
-    def __init__(self, model: Path, options: Mapping[str, Any]) -> None: ...
+    info: dict[str, Any]  # facts for clients: context (tokens), max_batch, parameters, chat (has a chat template)
 
-    async def start(self) -> None:
-        """Load and warm up; returns when the first request can be served."""
+    def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
+        """Load and warm up: when it returns, the first request can be served."""
         ...
 
-    def generate(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Yields {"text": piece, "tokens": n} and last {"finish_reason": "stop" | "length", "usage": {…}}. Closing the
-        iterator cancels the request. Request fields: see longrein.gateway.engine.Request."""
+    def submit(self, request: Request) -> None:
+        """Queue a request. Errors: `invalid` (with the OpenAI `code` and `param` in details), `overloaded` (with
+        retry_after_s)."""
         ...
 
-    def stats(self) -> dict[str, float]: ...
+    def cancel(self, id: str) -> None:
+        """Forget a request at once and free what it held; unknown or finished ids are no error."""
+        ...
 
-    async def stop(self, drain_s: float = 0.0) -> None: ...
+    def step(self) -> list[Event]:
+        """Advance every running request by up to one step and admit waiting ones; empty only when nothing is left
+        to do or nothing new can be told yet."""
+        ...
+
+    def pending(self) -> int:
+        """Requests that run or wait."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges: running, waiting, slots_used, slots_total, steps_total, tokens_in_total,
+        tokens_out_total, step_s (moving average), batch_sizes ({upper bound: steps})."""
+        ...
 
 
 class Tracker(Protocol):

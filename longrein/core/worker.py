@@ -59,7 +59,7 @@ def _write(path: Path, value: Any) -> None:
     os.replace(staged, path)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process when the loop that started it dies, so that no orphan works twice."""
     if sys.platform == "linux" and os.environ.get("LONGREIN_PARENT"):
         PR_SET_PDEATHSIG = 1
@@ -69,5 +69,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _die_with_parent()
+    die_with_parent()
     sys.exit(main(Path(sys.argv[1])))

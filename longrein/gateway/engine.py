@@ -1,0 +1,239 @@
+"""The client side of an engine process: spawn it, talk to it, notice when it dies.
+
+Frames on a socket pair: 4 bytes of big-endian length, then MessagePack of [verb, body]. To the engine: start, submit,
+cancel, stats, stop. From it: ready, failed, events (all that one step produced, in one frame), stats.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from longrein.core.errors import Error
+from longrein.core.generation import Event, Logprob, Request, Usage
+
+__all__ = ["EngineProcess", "Event", "Logprob", "Request", "Usage"]
+
+LENGTH = struct.Struct(">I")
+MAX_FRAME_BYTES = 1 << 28
+STOP_GRACE_S = 10.0  # beyond the drain, before the process is killed
+EVENTS = msgspec.msgpack.Decoder(list[Event])
+FRAME = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
+
+
+class EngineProcess(asyncio.Protocol):
+    """One engine plugin in a process of its own; all methods belong to the event loop that started it.
+
+    alive: False from the moment the process is gone. info: what the plugin says of itself (see core.ports.Engine).
+    """
+
+    info: dict[str, Any]
+
+    def __init__(self, name: str, on_exit: "Callable[[EngineProcess], None] | None") -> None:
+        self.name, self.alive, self.info = name, False, {}
+        self._on_exit, self._stopping = on_exit, False
+        self._ids = itertools.count()
+        self._buffer = bytearray()
+        self._inboxes: dict[str, _Inbox] = {}
+        self._stats: deque[asyncio.Future[dict[str, Any]]] = deque()
+        self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._process: asyncio.subprocess.Process
+        self._transport: asyncio.WriteTransport
+
+    @classmethod
+    async def start(
+        cls,
+        plugin: str,
+        model: Path,
+        options: Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        project: Path | None = None,
+        log: Path | None = None,
+        start_timeout_s: float = 300.0,
+        on_exit: "Callable[[EngineProcess], None] | None" = None,
+    ) -> "EngineProcess":
+        """Spawn `plugin` on the folder `model`; returns when its first request can be served.
+
+        log: where its stdout and stderr are appended (None: this process's stderr). on_exit: called once, in the
+        loop, when a started engine ends without stop() having been asked for. Errors: the plugin's own (not_found,
+        invalid, missing_package …), `timeout`, or `failed` when it ended without a word.
+        """
+        self = cls(name or f"{plugin}:{model.name}", on_exit)
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as files:
+            output = files.enter_context(log.open("ab")) if log else sys.stderr.fileno()
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "longrein.gateway.engine_process", str(theirs.fileno()), self.name),
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "LONGREIN_PARENT": str(os.getpid())},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+        task = {"plugin": plugin, "model": str(model), "options": dict(options or {})}
+        self._send("start", task | {"project": str(project) if project else None})
+        try:
+            async with asyncio.timeout(start_timeout_s):
+                self.info = await self._ready
+        except TimeoutError:
+            raise Error("timeout", f"the engine {self.name} did not start in {start_timeout_s:g} s") from None
+        except Error as error:
+            if log and error.code == "failed":
+                error.hint = error.hint or f"see {log}"
+            raise
+        finally:
+            if not self.info:
+                await self._end(grace_s=1.0)
+        self.alive = True
+        return self
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def generate(self, request: Request) -> AsyncIterator[Event]:
+        """The events of one request, as its tokens come; the last one has finish_reason and usage.
+
+        Closing the iterator cancels the request in the engine. Errors, raised from the iteration: `invalid` (details:
+        code, param), `overloaded` (details: retry_after_s), `unavailable` at once when the engine dies or is stopped.
+        """
+        id = f"{next(self._ids)}:{request.id}"
+        if not self.alive or self._stopping:
+            raise self._gone()
+        inbox = self._inboxes[id] = _Inbox()
+        self._send("submit", msgspec.structs.replace(request, id=id))
+        ended = False
+        try:
+            while not ended:
+                for event in await inbox.take():
+                    ended = event.error is not None or event.finish_reason is not None
+                    if event.error is not None:
+                        raise Error.from_dict(event.error)
+                    yield event
+        finally:
+            del self._inboxes[id]
+            if not ended and self.alive:
+                self._send("cancel", id)
+
+    async def stats(self) -> dict[str, Any]:
+        """The plugin's counters and gauges (see core.ports.Engine.stats)."""
+        if not self.alive:
+            raise self._gone()
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._stats.append(future)
+        self._send("stats", None)
+        return await future
+
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """Take no more requests, let those in flight finish for up to drain_s, end the process. Twice is harmless."""
+        self._stopping = True
+        if self.alive:
+            self._send("stop", drain_s)
+        await self._end(drain_s + STOP_GRACE_S)
+
+    async def wait(self) -> int:
+        """Wait for the process's end; its exit status, negative for a signal."""
+        return await self._process.wait()
+
+    async def _end(self, grace_s: float) -> None:
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        self._transport.close()
+
+    def _send(self, verb: str, body: Any) -> None:
+        self._transport.write(frame(verb, body))
+
+    def _gone(self) -> Error:
+        if self._stopping:
+            return Error("unavailable", f"the engine {self.name} is stopping", "try again", retry_after_s=1)
+        return Error("unavailable", f"the engine {self.name} ended unexpectedly", "try again", retry_after_s=1)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        start = 0
+        while len(self._buffer) - start >= LENGTH.size:
+            end = start + LENGTH.size + LENGTH.unpack_from(self._buffer, start)[0]
+            if len(self._buffer) < end:
+                break
+            self._receive(*FRAME.decode(bytes(self._buffer[start + LENGTH.size : end])))
+            start = end
+        del self._buffer[:start]
+
+    def _receive(self, verb: str, body: msgspec.Raw) -> None:
+        if verb == "events":
+            for event in EVENTS.decode(body):
+                if inbox := self._inboxes.get(event.id):  # else it was cancelled meanwhile
+                    inbox.put(event)
+        elif verb == "stats":
+            _settle(self._stats.popleft(), msgspec.msgpack.decode(body))
+        elif verb == "ready":
+            _settle(self._ready, msgspec.msgpack.decode(body))
+        elif verb == "failed":
+            _settle(self._ready, Error.from_dict(msgspec.msgpack.decode(body)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        started, self.alive = self.alive, False
+        _settle(self._ready, Error("failed", f"the engine {self.name} ended while it was starting"))
+        error = self._gone()
+        for future in self._stats:
+            _settle(future, error)
+        for id, inbox in self._inboxes.items():
+            inbox.put(Event(id, error=error.as_dict()))
+        if started and not self._stopping and self._on_exit:
+            self._on_exit(self)
+
+
+class _Inbox:
+    """The events of one request on their way to its reader; as many as it has tokens, at most."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> list[Event]:
+        if not self._events:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        events, self._events = self._events, []
+        return events
+
+
+def frame(verb: str, body: Any) -> bytes:
+    data = msgspec.msgpack.encode((verb, body))
+    return LENGTH.pack(len(data)) + data
+
+
+def _settle(future: asyncio.Future[dict[str, Any]], value: dict[str, Any] | Error) -> None:
+    if future.done():
+        return
+    if isinstance(value, Error):
+        future.set_exception(value)
+    else:
+        future.set_result(value)

@@ -5,7 +5,9 @@ Each plugin module holds one public object, `plugin`, and `VERSION` (see longrei
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+from msgspec import Meta, Struct, field
 
 from longrein.core.generation import Event, Request
 from longrein.core.step import Context, Job
@@ -40,11 +42,54 @@ class Transform(Protocol):
         ...
 
 
-class Trainer(Protocol):
-    """Trains a model. `plugin` is an instance; options are its Config's."""
+class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to train: what every trainer understands. `None` means: the trainer's own choice for this size and base."""
 
-    def train(self, context: Context) -> None:
-        """Reads inputs["dataset"], puts one output of kind "model": a Hugging Face folder."""
+    size: Literal["nano", "tiny", "small", "base", "medium"] = "tiny"  # of a model from scratch
+    architecture: Literal["llama", "qwen3"] = "llama"  # of a model from scratch
+    base: str | None = None  # a local Hugging Face folder to start from, in place of size and architecture
+    method: Literal["full", "lora"] = "full"  # lora needs a base
+    tokenizer: str | None = None  # a local folder; None: the base's own, or one trained on the data
+    vocabulary: Annotated[int, Meta(ge=300)] | None = None  # of a tokenizer trained on the data
+    epochs: Annotated[int, Meta(ge=1)] = 4  # the one with the lowest validation loss is kept
+    patience: Annotated[int, Meta(ge=1)] | None = None  # stop after so many epochs without a lower validation loss
+    max_steps: Annotated[int, Meta(ge=1)] | None = None
+    batch_tokens: Annotated[int, Meta(ge=1)] = 1024  # a step's tokens, padding included; a batch has a row at least
+    max_length: Annotated[int, Meta(ge=8)] = 512  # tokens; longer rows are left out, and counted
+    learning_rate: Annotated[float, Meta(gt=0)] | None = None
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.05  # share of all steps; a cosine to zero follows
+    optimizer: Literal["adamw", "muon"] | None = None
+    prompt_loss_weight: Annotated[float, Meta(ge=0, le=1)] = 0.0  # 0: loss on the answer only; 1: on all tokens alike
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: Annotated[int, Meta(ge=0)] = 0
+    checkpoint_s: Annotated[float, Meta(ge=0)] = 30.0
+    options: dict[str, Any] = field(default_factory=dict)  # the trainer's own
+
+
+class Prediction(NamedTuple):
+    """What a model answers to one row, and how likely it held the row's own output (the target)."""
+
+    answer: str
+    tokens: int  # of the answer, its end included
+    confidence: float  # the probability of the whole answer, 0 … 1
+    target_logprob: float  # natural logarithm, summed over the target's tokens, its end included
+    target_tokens: int
+
+
+class Trainer(Protocol):
+    """Trains a model and asks it. `plugin` is an instance."""
+
+    def train(self, context: Context, recipe: Recipe) -> None:
+        """Reads inputs["dataset"], a Lance table with the columns input, output (or messages) and split, and
+        inputs["prompt"] where given; puts one output of kind "model": a Hugging Face folder. Started again in the
+        same scratch folder after a kill, it goes on to the same result."""
+        ...
+
+    def predict(
+        self, model: Path, rows: Iterable[Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> Iterator[Prediction]:
+        """One greedy answer for each row {"input" | "messages", "output"}, in order. Options: system, max_tokens,
+        threads."""
         ...
 
 

@@ -77,7 +77,7 @@ class Context:
         return self.store.path(self.inputs[role].uri)
 
     def progress(self, done: float, total: float, unit: str = "", **fields: float | str) -> None:
-        """Say how far the step is; `fields` (loss=…, tokens_s=…) are shown beside the bar. Call it at most ~10 times a second."""
+        """Say how far the step is, ~10 times a second at most; `fields` (loss=…, tokens_s=…) stand beside the bar."""
         self._say({"type": "progress", "done": done, "total": total, "unit": unit, "fields": fields})
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:

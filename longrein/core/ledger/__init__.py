@@ -1,0 +1,38 @@
+"""The ledger: assets, runs, aliases, events, wanted state and claims, on SQLite or PostgreSQL."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from longrein.core.ledger.aliases import Aliases, Verdict
+from longrein.core.ledger.assets import Asset, Assets, Edge, Lineage
+from longrein.core.ledger.database import Database, now_ms
+from longrein.core.ledger.events import Event, Events
+from longrein.core.ledger.keys import ApiKey, Keys
+from longrein.core.ledger.requests import Requests
+from longrein.core.ledger.runs import Run, Runs
+from longrein.core.ledger.work import Claim, Item, Work
+
+__all__ = ["ApiKey", "Asset", "Claim", "Edge", "Event", "Item", "Ledger", "Lineage", "Run", "Verdict", "now_ms"]
+
+
+class Ledger:
+    """`Ledger("sqlite:///path/ledger.db")`. Parts share one transaction inside `with ledger.transaction():`."""
+
+    def __init__(self, url: str) -> None:
+        self.db = Database(url)
+        self.events = Events(self.db)
+        self.assets = Assets(self.db, self.events)
+        self.runs = Runs(self.db, self.events)
+        self.aliases = Aliases(self.db, self.events, self.assets)
+        self.work = Work(self.db, self.events)
+        self.keys = Keys(self.db, self.events)
+        self.requests = Requests(self.db)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that happens inside is kept or none of it."""
+        with self.db.write():
+            yield
+
+    def close(self) -> None:
+        self.db.close()

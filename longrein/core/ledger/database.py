@@ -1,0 +1,170 @@
+"""The ledger's connection: SQLite in WAL mode or PostgreSQL, migrations, and the two ways to use it: read and write."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from longrein.core.errors import Error
+
+HEAD = "0001"  # the newest migration; opening an older ledger migrates it first
+BUSY_S = 30
+_MIGRATE_LOCK = 0x10_4E_61  # one number both lock kinds of PostgreSQL share with nobody else here
+_EVENT_LOCK = 0x10_4E_62
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Database:
+    """One engine in autocommit: a read sees the latest commit; `write` opens a transaction that others queue behind."""
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(url)
+        self.sqlite = self.url.get_backend_name() == "sqlite"
+        if self.url.get_backend_name() == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        elif not self.sqlite:
+            raise Error(
+                "invalid", f"a ledger cannot live in {self.url.drivername!r}", "use sqlite:/// or postgresql://"
+            )
+        self._local = threading.local()
+        self.engine = sa.create_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            json_serializer=_json,
+            pool_pre_ping=not self.sqlite,
+            connect_args={"timeout": BUSY_S} if self.sqlite else {},
+        )
+        if self.sqlite:
+            if self.url.database and self.url.database != ":memory:":
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            sa.event.listen(self.engine, "connect", _pragmas)
+        with _as_error(self.url):
+            self._migrate()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for queries; inside a `write` of this thread it is the writing one."""
+        active = getattr(self._local, "connection", None)
+        if active is not None:
+            yield active
+            return
+        with _as_error(self.url), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction: all of it is kept or none. Nested writes of one thread join the outer one."""
+        active = getattr(self._local, "connection", None)
+        if active is not None:
+            yield active
+            return
+        with _as_error(self.url), self.engine.connect() as connection:
+            # IMMEDIATE takes SQLite's write lock now, so two writers queue instead of failing half-way.
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if self.sqlite else "BEGIN")
+            self._local.connection = connection
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            finally:
+                self._local.connection = None
+
+    def lock_events(self, connection: sa.Connection) -> None:
+        """Writers of the event chain go one at a time; SQLite's write lock does that by itself."""
+        if not self.sqlite:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_EVENT_LOCK})")
+
+    def insert(self, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
+        """An INSERT that knows ON CONFLICT, in this database's dialect."""
+        return sqlite.insert(table) if self.sqlite else postgresql.insert(table)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def _migrate(self) -> None:
+        with self.engine.connect() as connection:
+            found = _revision(connection)
+            if found == HEAD:
+                return
+            if found is not None and found > HEAD:
+                raise Error(
+                    "invalid", f"this ledger is newer ({found}) than this Longrein ({HEAD})", "upgrade Longrein"
+                )
+            if self.sqlite:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                connection.exec_driver_sql("BEGIN EXCLUSIVE")
+            else:
+                connection.exec_driver_sql("BEGIN")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATE_LOCK})")
+            try:
+                if _revision(connection) != HEAD:  # another process may have done it while this one waited
+                    _upgrade(connection)
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+
+
+def _pragmas(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    # WAL with synchronous=NORMAL: a killed process loses nothing; a power cut may lose the last moments, never the file.
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_S * 1000}", "cache_size=-65536"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@contextmanager
+def _as_error(url: sa.URL) -> Iterator[None]:
+    """The database's own errors as sentences; a broken constraint stays what it is, for the caller to judge."""
+    shown = url.render_as_string(hide_password=True)
+    try:
+        yield
+    except sa.exc.IntegrityError:
+        raise
+    except sa.exc.DBAPIError as error:
+        text = str(error.orig)
+        if "full" in text and "disk" in text:
+            raise Error(
+                "no_space", "the disk that holds the ledger is full", "free some space and try again"
+            ) from error
+        if isinstance(error.orig, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+            raise Error("corrupt", f"the ledger {shown} is damaged: {text}", "restore a copy of the file") from error
+        if isinstance(error, sa.exc.OperationalError):
+            hint = "is another process holding it?" if "locked" in text else "is the server up and the address right?"
+            raise Error(
+                "unavailable", f"the ledger {shown} cannot be reached: {text.strip().splitlines()[0]}", hint
+            ) from error
+        raise

@@ -1,0 +1,68 @@
+"""API keys: shown once, kept as a hash, with scopes."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from longrein.core.errors import Error, nearest
+from longrein.core.ledger.database import Database, now_ms
+from longrein.core.ledger.events import Events
+from longrein.core.ledger.schema import api_keys
+
+SCOPES = ("infer", "track", "admin")  # answers; MLflow's API; everything
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    id: str
+    label: str
+    scopes: tuple[str, ...]
+    created_ms: int
+    revoked_ms: int | None
+
+
+class Keys:
+    def __init__(self, db: Database, events: Events) -> None:
+        self.db, self.events = db, events
+
+    def create(self, label: str, scopes: tuple[str, ...] = ("infer",), *, actor: str) -> str:
+        """A new key's secret, which is nowhere else from now on."""
+        for scope in scopes:
+            if scope not in SCOPES:
+                raise Error("invalid", f"there is no scope {scope!r}", nearest(scope, SCOPES))
+        secret = "lr-" + secrets.token_urlsafe(32)
+        key_id = secrets.token_hex(4)
+        row = {"id": key_id, "hash": hashed(secret), "label": label, "scopes": list(scopes), "created_ms": now_ms()}
+        with self.db.write() as connection:
+            connection.execute(api_keys.insert().values(row))
+            self.events.append(actor, "key.created", f"key:{key_id}", label=label, scopes=list(scopes))
+        return secret
+
+    def live(self) -> dict[str, ApiKey]:
+        """{hash of the secret: key} of all keys not revoked: what a gateway holds in memory."""
+        with self.db.read() as connection:
+            rows = connection.execute(sa.select(api_keys).where(api_keys.c.revoked_ms.is_(None))).all()
+        return {r.hash: ApiKey(r.id, r.label, tuple(r.scopes), r.created_ms, None) for r in rows}
+
+    def all(self) -> list[ApiKey]:
+        with self.db.read() as connection:
+            rows = connection.execute(sa.select(api_keys).order_by(api_keys.c.created_ms)).all()
+        return [ApiKey(r.id, r.label, tuple(r.scopes), r.created_ms, r.revoked_ms) for r in rows]
+
+    def revoke(self, key_id: str, *, actor: str) -> None:
+        with self.db.write() as connection:
+            done = connection.execute(
+                api_keys.update()
+                .where(api_keys.c.id == key_id, api_keys.c.revoked_ms.is_(None))
+                .values(revoked_ms=now_ms())
+            )
+            if not done.rowcount:
+                raise Error("not_found", f"there is no live key {key_id!r}", "longrein ls keys")
+            self.events.append(actor, "key.revoked", f"key:{key_id}")
+
+
+def hashed(secret: str) -> str:
+    """SHA-256 is enough for 256-bit random secrets: there is nothing to guess."""
+    return hashlib.sha256(secret.encode()).hexdigest()

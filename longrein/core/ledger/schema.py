@@ -1,0 +1,251 @@
+"""The ledger's tables. A change here needs a migration in `migrations/versions` (a test compares the two)."""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up only an INTEGER primary key
+# PostgreSQL sorts text by the server's locale unless told otherwise; the same order everywhere is worth the clause.
+Key = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+Double = sa.Double()
+
+
+def _column(name: str, type_: "sa.types.TypeEngine[object] | type", *args: object, **kw: object) -> "sa.Column[object]":
+    return sa.Column(name, type_, *args, nullable=kw.pop("nullable", False), **kw)  # type: ignore[arg-type]
+
+
+def _pair(table: str, owner: str, owner_type: "sa.types.TypeEngine[object] | type") -> sa.Table:
+    """A key-value side table."""
+    return sa.Table(
+        table,
+        metadata,
+        _column(owner, owner_type, primary_key=True),
+        _column("key", Key, primary_key=True),
+        _column("value", sa.Text),
+        sqlite_with_rowid=False,
+    )
+
+
+experiments = sa.Table(
+    "experiments",
+    metadata,
+    _column("id", Id, primary_key=True, autoincrement=True),
+    _column("name", Key, unique=True),
+    _column("lifecycle_stage", sa.String, server_default="active"),
+    _column("artifact_location", sa.Text, server_default=""),
+    _column("created_ms", sa.BigInteger),
+    _column("updated_ms", sa.BigInteger),
+)
+experiment_tags = _pair("experiment_tags", "experiment_id", Id)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    _column("id", Key, primary_key=True),  # 32 hex digits, the first 12 the start time: sorted by age
+    _column("experiment_id", Id, index=True),
+    _column("name", sa.Text, server_default=""),
+    _column("capability", Key, server_default=""),  # "models.train", or "" for a run logged from outside
+    _column("status", sa.String, index=True),  # SCHEDULED RUNNING FINISHED FAILED KILLED, MLflow's words
+    _column("lifecycle_stage", sa.String, server_default="active"),
+    _column("actor", sa.Text, server_default=""),
+    _column("step_key", Key, index=True, server_default=""),
+    _column("config", sa.JSON, nullable=True),
+    _column("code", sa.Text, server_default=""),
+    _column("environment", sa.JSON, nullable=True),
+    _column("artifact_uri", sa.Text, server_default=""),
+    _column("started_ms", sa.BigInteger),
+    _column("ended_ms", sa.BigInteger, nullable=True),
+    _column("cpu_s", Double, nullable=True),
+    _column("wall_s", Double, nullable=True),
+    _column("max_rss_bytes", sa.BigInteger, nullable=True),
+    _column("cost_usd", Double, nullable=True),
+    _column("error", sa.JSON, nullable=True),
+)
+params = _pair("params", "run_id", Key)
+tags = _pair("tags", "run_id", Key)
+
+metrics = sa.Table(
+    "metrics",
+    metadata,
+    # The whole row is the key, so logging the same point twice (a retry) is harmless.
+    _column("run_id", Key, primary_key=True),
+    _column("key", Key, primary_key=True),
+    _column("step", sa.BigInteger, primary_key=True),
+    _column("ts_ms", sa.BigInteger, primary_key=True),
+    _column("value", Double, primary_key=True),
+    _column("is_nan", sa.Boolean, primary_key=True),
+    sqlite_with_rowid=False,
+)
+latest_metrics = sa.Table(
+    "latest_metrics",
+    metadata,
+    _column("run_id", Key, primary_key=True),
+    _column("key", Key, primary_key=True),
+    _column("step", sa.BigInteger),
+    _column("ts_ms", sa.BigInteger),
+    _column("value", Double),
+    _column("is_nan", sa.Boolean),
+    sa.Index("ix_latest_metrics_key_value", "key", "value"),
+    sqlite_with_rowid=False,
+)
+
+names = sa.Table(
+    "names",
+    metadata,
+    _column("kind", Key, primary_key=True),
+    _column("name", Key, primary_key=True),
+    _column("description", sa.Text, server_default=""),
+    _column("created_ms", sa.BigInteger),
+    _column("updated_ms", sa.BigInteger),
+)
+name_tags = sa.Table(
+    "name_tags",
+    metadata,
+    _column("kind", Key, primary_key=True),
+    _column("name", Key, primary_key=True),
+    _column("key", Key, primary_key=True),
+    _column("value", sa.Text),
+)
+
+assets = sa.Table(
+    "assets",
+    metadata,
+    _column("id", Id, primary_key=True, autoincrement=True),
+    _column("kind", Key),
+    _column("name", Key),
+    _column("version", sa.Integer),
+    _column("digest", Key, index=True),
+    _column("uri", sa.Text),
+    _column("bytes", sa.BigInteger),
+    _column("meta", sa.JSON),
+    _column("state", sa.String, server_default="live"),  # live | deleted
+    _column("stage", sa.String, server_default="None"),  # MLflow's model stage
+    _column("description", sa.Text, server_default=""),
+    _column("run_id", Key, index=True, server_default=""),  # the run that made it first
+    _column("created_ms", sa.BigInteger),
+    _column("updated_ms", sa.BigInteger),
+    sa.UniqueConstraint("kind", "name", "version"),
+    sa.Index("ix_assets_kind_name_digest", "kind", "name", "digest"),
+)
+asset_tags = _pair("asset_tags", "asset_id", Id)
+
+edges = sa.Table(
+    "edges",
+    metadata,
+    _column("run_id", Key, primary_key=True),
+    _column("asset_id", Id, primary_key=True),
+    _column("direction", sa.String(3), primary_key=True),  # in | out
+    _column("role", Key, primary_key=True, server_default=""),
+    sa.Index("ix_edges_asset_id_direction", "asset_id", "direction", "run_id"),
+    sqlite_with_rowid=False,
+)
+
+aliases = sa.Table(
+    "aliases",
+    metadata,
+    _column("kind", Key, primary_key=True),
+    _column("name", Key, primary_key=True),
+    _column("alias", Key, primary_key=True),
+    _column("asset_id", Id),
+    _column("revision", sa.Integer),  # grows by one with each move: what compare-and-swap compares
+    _column("actor", sa.Text),
+    _column("updated_ms", sa.BigInteger),
+)
+gated = sa.Table(
+    "gated",
+    metadata,
+    _column("kind", Key, primary_key=True),
+    _column("name", Key, primary_key=True),
+    _column("alias", Key, primary_key=True),
+    _column("gates", sa.JSON),  # {gate name: digest of the gate's definition}
+)
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    _column("id", Id, primary_key=True, autoincrement=True),
+    _column("gate", Key),
+    _column("gate_digest", Key),
+    _column("subject", Key),  # digest of the asset that was judged
+    _column("passed", sa.Boolean),
+    _column("reasons", sa.JSON),
+    _column("report_id", Id, nullable=True),
+    _column("run_id", Key, server_default=""),
+    _column("actor", sa.Text),
+    _column("created_ms", sa.BigInteger),
+    sa.Index("ix_verdicts_subject_gate", "subject", "gate"),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    _column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    _column("ts_ms", sa.BigInteger),
+    _column("actor", sa.Text),
+    _column("kind", Key),
+    _column("subject", Key),
+    _column("data", sa.Text),  # canonical JSON, kept as text: the hash is over these very bytes
+    _column("prev", sa.String(64)),
+    _column("hash", sa.String(64)),
+    sa.Index("ix_events_subject_seq", "subject", "seq"),
+    sa.Index("ix_events_kind_seq", "kind", "seq"),
+)
+
+wanted = sa.Table(
+    "wanted",
+    metadata,
+    _column("revision", Id, primary_key=True, autoincrement=True),
+    _column("spec", sa.JSON),
+    _column("digest", Key),
+    _column("actor", sa.Text),
+    _column("created_ms", sa.BigInteger),
+)
+work = sa.Table(
+    "work",
+    metadata,
+    _column("key", Key, primary_key=True),  # the step's key: digest of its inputs, config and code
+    _column("step", Key, index=True),  # "models.train support"
+    _column("status", sa.String),  # running | done | failed
+    _column("token", sa.String(32)),
+    _column("owner", sa.Text),  # host:pid:start, so that a dead owner on this host is known at once
+    _column("lease_ms", sa.BigInteger),
+    _column("attempts", sa.Integer),
+    _column("run_id", Key),
+    _column("basis", sa.JSON),  # what the key was made of, for `plan` to say what changed
+    _column("error", sa.JSON, nullable=True),
+    _column("updated_ms", sa.BigInteger),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    _column("id", Key, primary_key=True),
+    _column("hash", sa.String(64), unique=True),
+    _column("label", sa.Text),
+    _column("scopes", sa.JSON),
+    _column("created_ms", sa.BigInteger),
+    _column("revoked_ms", sa.BigInteger, nullable=True),
+)
+requests = sa.Table(
+    "requests",
+    metadata,
+    _column("id", Key, primary_key=True),
+    _column("ts_ms", sa.BigInteger, index=True),
+    _column("endpoint", Key),
+    _column("release", Key),  # digest of the release that answered
+    _column("key_id", Key),
+    _column("status", sa.Integer),
+    _column("finish_reason", sa.String),
+    _column("prompt_tokens", sa.Integer),
+    _column("completion_tokens", sa.Integer),
+    _column("ttft_ms", Double, nullable=True),
+    _column("total_ms", Double),
+    _column("cost_usd", Double, nullable=True),
+    _column("input_digest", Key),
+    _column("input", sa.Text, nullable=True),  # the text only where the endpoint's log_text says so
+    _column("output", sa.Text, nullable=True),
+)

@@ -1,0 +1,95 @@
+"""Fixtures that every test may use: a ledger on both databases, and the folder of real data."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from longrein.core.ledger import Ledger
+
+# Threads of torch and of the test workers must not fight over two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+DATA = Path(os.environ.get("LONGREIN_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of public data sets, which lies beside the repository and not in it."""
+    if not DATA.is_dir():
+        pytest.skip(f"no public data at {DATA}: set LONGREIN_DATA to where it lies")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The url of a real PostgreSQL server of this session's own, on a socket in a temporary folder."""
+    binaries = _postgresql_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed and could not be: apt-get install postgresql")
+    folder = Path("/tmp") / f"longrein-pg-{os.getpid()}"  # a socket's path may not be long
+    folder.mkdir()
+    user = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        shutil.chown(folder, "postgres", "postgres")
+        user = ["runuser", "-u", "postgres", "--"]
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    subprocess.run([*user, binaries / "initdb", "-D", folder / "db", "-A", "trust", "-E", "UTF8", "-U", "lr", "-N"], **quiet)
+    server = subprocess.Popen(
+        [*user, binaries / "postgres", "-D", folder / "db", "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        ready = [*user, binaries / "pg_isready", "-q", "-h", folder]
+        deadline = time.monotonic() + 30
+        while subprocess.run(ready, check=False).returncode != 0:
+            assert server.poll() is None and time.monotonic() < deadline, "PostgreSQL did not come up"
+            time.sleep(0.05)  # waits for a real server to start, not for a duration
+        yield f"postgresql+psycopg://lr@/postgres?host={folder}"
+    finally:
+        stop = [*user, binaries / "pg_ctl", "-D", folder / "db", "-m", "immediate", "stop"]
+        subprocess.run(stop, check=False, stdout=subprocess.DEVNULL)
+        server.wait(timeout=20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The url of an empty ledger, on each database in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/ledger.db"
+        return
+    import sqlalchemy as sa
+
+    server = request.getfixturevalue("postgresql")
+    name = f"t{abs(hash(str(tmp_path)))}"
+    with sa.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(ledger_url)
+    yield ledger
+    ledger.close()
+
+
+def _postgresql_binaries() -> Path | None:
+    def find() -> Path | None:
+        return next((p.parent for p in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
+
+    found = find()
+    if found is None and sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "postgresql"]):
+            subprocess.run(["apt-get", "-qq", *command], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        found = find()
+    return found

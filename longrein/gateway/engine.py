@@ -95,7 +95,6 @@ class EngineProcess(asyncio.Protocol):
         finally:
             if not self.info:
                 await self._end(grace_s=1.0)
-        self.alive = True
         return self
 
     @property
@@ -189,6 +188,7 @@ class EngineProcess(asyncio.Protocol):
         elif verb == "stats":
             _settle(self._stats.popleft(), msgspec.msgpack.decode(body))
         elif verb == "ready":
+            self.alive = True
             _settle(self._ready, msgspec.msgpack.decode(body))
         elif verb == "failed":
             _settle(self._ready, Error.from_dict(msgspec.msgpack.decode(body)))

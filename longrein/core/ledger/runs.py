@@ -125,7 +125,7 @@ class Runs:
                 if pairs:
                     insert = self.db.insert(table)
                     connection.execute(
-                        insert.on_conflict_do_update(["run_id", "key"], set_={"value": insert.excluded.value}),
+                        insert.on_conflict_do_update(index_elements=["run_id", "key"], set_={"value": insert.excluded.value}),
                         [{"run_id": run_id, "key": k, "value": v} for k, v in pairs.items()],
                     )
 
@@ -172,7 +172,7 @@ class Runs:
         insert, old, new = self.db.insert(latest_metrics), latest_metrics.c, ("step", "ts_ms", "value", "is_nan")
         newer = sa.tuple_(insert.excluded.step, insert.excluded.ts_ms) >= sa.tuple_(old.step, old.ts_ms)
         values = {c: insert.excluded[c] for c in new}
-        return insert.on_conflict_do_update(["run_id", "key"], set_=values, where=newer)
+        return insert.on_conflict_do_update(index_elements=["run_id", "key"], set_=values, where=newer)
 
 
 def new_id(started_ms: int) -> str:

@@ -48,7 +48,9 @@ class Runs:
         """The id of the experiment with this name, made when new."""
         with self.db.write() as connection:
             now = now_ms()
-            row = {"name": name, "created_ms": now, "updated_ms": now}
+            row: dict[str, Any] = {"name": name, "created_ms": now, "updated_ms": now}
+            if name == "Default":  # MLflow's clients know it as 0
+                row["id"] = 0
             connection.execute(self.db.insert(experiments).values(row).on_conflict_do_nothing())
             return int(connection.scalar(sa.select(experiments.c.id).where(experiments.c.name == name)) or 0)
 

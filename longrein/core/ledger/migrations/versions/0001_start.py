@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("asset_id", Id, nullable=False),
         sa.Column("direction", sa.String(length=3), nullable=False),
         sa.Column("role", Key, server_default="", nullable=False),
+        sa.Column("tags", sa.JSON(), nullable=True),
         sa.PrimaryKeyConstraint("run_id", "asset_id", "direction", "role", name=op.f("pk_edges")),
         sqlite_with_rowid=False,
     )
@@ -128,6 +129,65 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_latest_metrics_key_value", "latest_metrics", ["key", "value"], unique=False)
+    op.create_table(
+        "logged_model_metrics",
+        sa.Column("model_id", Key, nullable=False),
+        sa.Column("key", Key, nullable=False),
+        sa.Column("dataset_name", Key, server_default="", nullable=False),
+        sa.Column("dataset_digest", Key, server_default="", nullable=False),
+        sa.Column("run_id", Key, nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.Column("ts_ms", sa.BigInteger(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=False),
+        sa.Column("is_nan", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "model_id", "key", "dataset_name", "dataset_digest", "run_id", name=op.f("pk_logged_model_metrics")
+        ),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "logged_model_params",
+        sa.Column("model_id", Key, nullable=False),
+        sa.Column("key", Key, nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("model_id", "key", name=op.f("pk_logged_model_params")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "logged_model_runs",
+        sa.Column("model_id", Key, nullable=False),
+        sa.Column("run_id", Key, nullable=False),
+        sa.Column("direction", sa.String(length=3), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("model_id", "run_id", "direction", name=op.f("pk_logged_model_runs")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index(op.f("ix_logged_model_runs_run_id"), "logged_model_runs", ["run_id"], unique=False)
+    op.create_table(
+        "logged_model_tags",
+        sa.Column("model_id", Key, nullable=False),
+        sa.Column("key", Key, nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("model_id", "key", name=op.f("pk_logged_model_tags")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "logged_models",
+        sa.Column("id", Key, nullable=False),
+        sa.Column("experiment_id", Id, nullable=False),
+        sa.Column("name", Key, nullable=False),
+        sa.Column("type", Key, server_default="", nullable=False),
+        sa.Column("status", sa.String(), nullable=False),
+        sa.Column("lifecycle_stage", sa.String(), server_default="active", nullable=False),
+        sa.Column("source_run_id", Key, server_default="", nullable=False),
+        sa.Column("artifact_uri", sa.Text(), nullable=False),
+        sa.Column("asset_id", Id, nullable=True),
+        sa.Column("created_ms", sa.BigInteger(), nullable=False),
+        sa.Column("updated_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_logged_models")),
+    )
+    op.create_index(op.f("ix_logged_models_experiment_id"), "logged_models", ["experiment_id"], unique=False)
+    op.create_index(op.f("ix_logged_models_source_run_id"), "logged_models", ["source_run_id"], unique=False)
     op.create_table(
         "metrics",
         sa.Column("run_id", Key, nullable=False),

@@ -3,22 +3,25 @@
 Each plugin module holds one public object, `plugin`, and `VERSION` (see longrein.core.plugins.version).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
-
-from msgspec import Meta, Struct, field
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from longrein.core.generation import Event, Request
 from longrein.core.step import Context, Job
+from longrein.core.training import Prediction, Recipe
 
 
 class Record(NamedTuple):
-    """One row as it came from a source, or the reason why it could not be read."""
+    """One record as it came from a source: a row, or the reason why it could not be read."""
 
     row: dict[str, Any] | None
-    line: int  # 1-based line or row number in the source file
-    error: str = ""
+    line: int  # 1-based: the line the record starts at, or the row number in formats without lines
+    bytes: int = 0  # how much of the file it took, for progress
+    reason: str = ""  # why it could not be read, one word for counting: "malformed", "too_long", …
+    detail: str = ""  # the same for people
+    raw: str = ""  # what could not be read, shortened, undecodable bytes escaped
 
 
 class Reader(Protocol):
@@ -27,57 +30,44 @@ class Reader(Protocol):
     suffixes: ClassVar[tuple[str, ...]]  # (".jsonl", ".ndjson")
 
     def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
-        """Rows in file order, memory flat. A bad record is yielded with its error; a file that cannot be read at
-        all raises Error("invalid")."""
+        """Records in file order, memory flat. A bad record is yielded with its reason and reading goes on; a file
+        that cannot be read at all raises Error("invalid")."""
         ...
+
+
+class Verdict(NamedTuple):
+    """What a transform says of one row."""
+
+    row: dict[str, Any]
+    reason: str = ""  # why it is dropped, one word for counting; "" keeps it
+    detail: str = ""  # the same for people: which row it duplicates, what was found
 
 
 class Transform(Protocol):
-    """Cleans rows. `plugin` is a class made once a run with its options, fed batches in order."""
+    """Cleans rows. `plugin` is a class made once a run with its options.
+
+    A row is {"input": str, "output": str | None} or {"messages": [{"role": str, "content": str}]}, with "source" and
+    "line" (where it came from) when it has them. A row is changed by yielding a new dict, never in place.
+    """
+
+    counts: Counter[str]  # what it did, for the report: rows changed, findings by kind
 
     def __init__(self, options: Mapping[str, Any]) -> None: ...
 
-    def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-        """Yields every row it was given, in order, with the reason for dropping it, or "" to keep it."""
+    def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
+        """One verdict for each row, in order, as rows come; memory grows by keys at most, never by rows."""
         ...
 
 
-class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to train: what every trainer understands. `None` means: the trainer's own choice for this size and base."""
+@runtime_checkable
+class Survey(Protocol):
+    """A transform that must see every row before it can judge the first: `survey`, then `apply`, on the same rows."""
 
-    size: Literal["nano", "tiny", "small", "base", "medium"] = "tiny"  # of a model from scratch
-    architecture: Literal["llama", "qwen3"] = "llama"  # of a model from scratch
-    base: str | None = None  # a local Hugging Face folder to start from, in place of size and architecture
-    method: Literal["full", "lora"] = "full"  # lora needs a base
-    tokenizer: str | None = None  # a local folder; None: the base's own, or one trained on the data
-    vocabulary: Annotated[int, Meta(ge=300)] | None = None  # of a tokenizer trained on the data
-    epochs: Annotated[int, Meta(ge=1)] = 4  # the one with the lowest validation loss is kept
-    patience: Annotated[int, Meta(ge=1)] | None = None  # stop after so many epochs without a lower validation loss
-    max_steps: Annotated[int, Meta(ge=1)] | None = None
-    batch_tokens: Annotated[int, Meta(ge=1)] = 1024  # a step's tokens, padding included; a batch has a row at least
-    max_length: Annotated[int, Meta(ge=8)] = 512  # tokens; longer rows are left out, and counted
-    learning_rate: Annotated[float, Meta(gt=0)] | None = None
-    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.05  # share of all steps; a cosine to zero follows
-    optimizer: Literal["adamw", "muon"] | None = None
-    prompt_loss_weight: Annotated[float, Meta(ge=0, le=1)] = 0.0  # 0: loss on the answer only; 1: on all tokens alike
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: Annotated[int, Meta(ge=0)] = 0
-    checkpoint_s: Annotated[float, Meta(ge=0)] = 30.0
-    options: dict[str, Any] = field(default_factory=dict)  # the trainer's own
-
-
-class Prediction(NamedTuple):
-    """What a model answers to one row, and how likely it held the row's own output (the target)."""
-
-    answer: str
-    tokens: int  # of the answer, its end included
-    confidence: float  # the probability of the whole answer, 0 … 1
-    target_logprob: float  # natural logarithm, summed over the target's tokens, its end included
-    target_tokens: int
+    def survey(self, rows: Iterable[dict[str, Any]]) -> None: ...
 
 
 class Trainer(Protocol):
-    """Trains a model and asks it. `plugin` is an instance."""
+    """Trains a model, and asks it for answers. `plugin` is an instance."""
 
     def train(self, context: Context, recipe: Recipe) -> None:
         """Reads inputs["dataset"], a Lance table with the columns input, output (or messages) and split, and
@@ -89,7 +79,7 @@ class Trainer(Protocol):
         self, model: Path, rows: Iterable[Mapping[str, Any]], options: Mapping[str, Any]
     ) -> Iterator[Prediction]:
         """One greedy answer for each row {"input" | "messages", "output"}, in order. Options: system, max_tokens,
-        threads."""
+        threads, device."""
         ...
 
 

@@ -119,8 +119,8 @@ class Engine(Protocol):
         ...
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Errors: `invalid` (with the OpenAI `code` and `param` in details), `overloaded` (with
-        retry_after_s)."""
+        """Queue a request. Errors: `invalid` (details: param, and openai_code where OpenAI has one), `overloaded`
+        (details: retry_after_s)."""
         ...
 
     def cancel(self, id: str) -> None:

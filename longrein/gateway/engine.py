@@ -105,7 +105,7 @@ class EngineProcess(asyncio.Protocol):
         """The events of one request, as its tokens come; the last one has finish_reason and usage.
 
         Closing the iterator cancels the request in the engine. Errors, raised from the iteration: `invalid` (details:
-        code, param), `overloaded` (details: retry_after_s), `unavailable` at once when the engine dies or is stopped.
+        param, openai_code), `overloaded` (details: retry_after_s), `unavailable` at once when the engine dies or is stopped.
         """
         id = f"{next(self._ids)}:{request.id}"
         if not self.alive or self._stopping:

@@ -1,0 +1,152 @@
+"""Which files a dataset is made from, and whether they changed. Light: `plan` calls it."""
+
+import glob
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import msgspec
+
+from longrein.core import digest, plugins
+from longrein.core.errors import Error
+
+SETTLED_S = 2.0  # a file written more recently is hashed again next time: its mtime might not show another write
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Files by a glob, with the reader to use when the suffix does not tell, and that reader's options."""
+
+    path: str
+    reader: str = ""
+    options: dict[str, Any] = {}
+
+
+class File(NamedTuple):
+    path: Path
+    name: str  # relative to the project, or absolute where it was configured so
+    reader: str
+    options: dict[str, Any]
+
+
+class Stat(NamedTuple):
+    """What changes when a file is written, as far as the file system tells."""
+
+    bytes: int
+    mtime_ns: int
+    inode: int
+
+
+def stat(path: Path) -> Stat:
+    s = path.stat()
+    return Stat(s.st_size, s.st_mtime_ns, s.st_ino)
+
+
+def find(sources: Iterable[str | Source], project: Path) -> list[File]:
+    """The files, in the order of `sources` and by name within a glob; one matched twice is taken once.
+
+    A relative path stays inside the project: `..` and links that lead out are refused. An absolute path is taken as
+    it is, since somebody wrote it on purpose. Hidden files are matched only by name. Errors: `invalid`.
+    """
+    found: dict[Path, File] = {}
+    for source in sources:
+        entry = Source(path=source) if isinstance(source, str) else source
+        for path, name in _match(entry.path, project):
+            found.setdefault(path.resolve(), File(path, name, entry.reader, entry.options))
+    return list(found.values())
+
+
+def digests(files: Iterable[File], cache: Path | None = None) -> dict[str, str]:
+    """sha256 of each file by name. `cache` is a JSON file that spares hashing what did not change since."""
+    known = _load(cache)
+    fresh: dict[str, list[Any]] = {}
+    result = {}
+    for file in files:
+        before, place = stat(file.path), str(file.path.resolve())
+        entry = known.get(place)
+        if entry is None or entry[:3] != list(before):
+            entry = [*before, digest.of_file(file.path)]
+        result[file.name] = str(entry[3])
+        if time.time() - before.mtime_ns / 1e9 > SETTLED_S:
+            fresh[place] = entry
+    if cache is not None and fresh != known:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        staged = cache.with_suffix(f".{os.getpid()}.tmp")
+        staged.write_text(json.dumps(known | fresh), "utf-8")
+        os.replace(staged, cache)
+    return result
+
+
+def reader_of(file: File) -> Any:
+    """The reader plugin for a file: the one configured, else by the longest suffix that fits. Errors: `invalid`."""
+    if file.reader:
+        return plugins.load("reader", file.reader)
+    name, best, known = file.path.name.lower(), ("", None), set()
+    for candidate in plugins.names("reader"):
+        try:
+            reader = plugins.load("reader", candidate)
+        except Error as error:
+            if error.code != "missing_package":
+                raise
+            continue
+        known |= set(reader.suffixes)
+        best = max([best, *((s, reader) for s in reader.suffixes if name.endswith(s))], key=lambda b: len(b[0]))
+    if best[1] is None:
+        raise Error(
+            "invalid",
+            f"no reader knows files like {file.name!r}",
+            f"known: {', '.join(sorted(known))}; or name one: {{path: {file.name}, reader: text}}",
+        )
+    return best[1]
+
+
+def _match(pattern: str, project: Path) -> list[tuple[Path, str]]:
+    absolute, magic = os.path.isabs(pattern), glob.has_magic(pattern)
+    if not absolute and ".." in PurePosixPath(pattern).parts:
+        raise Error(
+            "invalid",
+            f"the source {pattern!r} leaves the project's folder",
+            "copy the files below the project, or write their absolute path",
+        )
+    full = pattern if absolute else os.path.join(glob.escape(str(project)), pattern)
+    paths = [Path(p) for p in sorted(glob.glob(full, recursive=True))] if magic else [Path(_plain(pattern, project))]
+    files = [p for p in paths if p.is_file()]
+    if not files:
+        raise Error("invalid", f"no file matches the source {pattern!r}", _nothing_hint(paths, pattern, project))
+    inside = project.resolve()
+    if not absolute:
+        for path in files:
+            if not path.resolve().is_relative_to(inside):
+                raise Error(
+                    "invalid",
+                    f"{path.relative_to(project)} is a link to {path.resolve()}, outside the project's folder",
+                    "copy the file, or write its absolute path as the source",
+                )
+    return [(p, _name(p, project)) for p in files]
+
+
+def _plain(pattern: str, project: Path) -> str:
+    return pattern if os.path.isabs(pattern) else str(project / pattern)
+
+
+def _name(path: Path, project: Path) -> str:
+    """Relative names make the same dataset digest on every machine."""
+    return path.relative_to(project).as_posix() if path.is_relative_to(project) else path.as_posix()
+
+
+def _nothing_hint(paths: list[Path], pattern: str, project: Path) -> str:
+    folders = [p for p in paths if p.is_dir()]
+    if folders:
+        return f"{pattern} is a folder: name its files, for example {pattern.rstrip('/')}/*.jsonl"
+    return f"relative sources start at {project}; quote a pattern that begins with * in YAML"
+
+
+def _load(cache: Path | None) -> dict[str, list[Any]]:
+    """The cache, or nothing when it is absent or damaged: it only saves time."""
+    try:
+        value = json.loads(cache.read_text("utf-8")) if cache else {}
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,75 @@
+"""Unicode and white space made uniform, without changing what a reader sees."""
+
+import html
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from longrein.core.ports import Verdict
+from longrein.core.text import INVISIBLE
+from longrein.plugins.transform._row import edit
+
+VERSION = 1
+
+# Joiners shape emoji and Indic or Arabic words; after Latin or Han characters they only hide.
+_invisible = re.compile(f"(?![\u200c\u200d])[{INVISIBLE}]|(?:^|(?<=[\\x00-\u05ff\u2e80-\u9fff]))[\u200c\u200d]+")
+_blanks = re.compile(r"[^\S\n]+")
+_lines = re.compile(r" ?\n ?(?:\n ?)+")
+# Chinese punctuation that NFKC would turn into its ASCII look-alike.
+_kept = "，。！？：；（）【】《》、～…"
+_chinese = re.compile(f"[^{_kept}]+")
+# Full-width letters, digits and signs as their ASCII forms, the Chinese punctuation above excepted.
+_narrow = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in _kept} | {0x3000: 0x20}
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`form` NFC keeps what NFKC would flatten (m², ½, ①); duplicates are compared by NFKC in any case."""
+
+    form: Literal["NFC", "NFKC"] = "NFC"
+    width: bool = True  # full-width letters and digits to ASCII; ，。！？ and their like stay
+    space: Literal["collapse", "keep"] = "collapse"  # runs of blanks to one, of empty lines to one; keep for code
+    html: bool = False  # decode &amp; and &#128514;
+
+
+class Normalize:
+    """Counts `changed` rows."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = msgspec.convert(options, Options)
+        self.counts: Counter[str] = Counter()
+
+    def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
+        for row in rows:
+            clean = edit(row, self.clean)
+            if clean is not row:
+                self.counts["changed"] += 1
+            yield Verdict(clean)
+
+    def clean(self, text: str) -> str:
+        options = self.options
+        if options.html and "&" in text:
+            text = html.unescape(text)
+        if not text.isascii():
+            text = self._unicode(text)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = _invisible.sub("", text)
+        if options.space == "collapse":
+            text = _blanks.sub(" ", text).strip()
+            if "\n" in text:
+                text = _lines.sub("\n\n", text).replace(" \n", "\n").replace("\n ", "\n")
+        return text
+
+    def _unicode(self, text: str) -> str:
+        if self.options.form == "NFKC":
+            text = _chinese.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
+        else:
+            text = unicodedata.normalize("NFC", text)
+        return text.translate(_narrow) if self.options.width else text
+
+
+plugin = Normalize

@@ -29,7 +29,7 @@ def main(scratch: Path) -> int:
         context = Context(job, scratch)
         module, _, function = job.entry.partition(":")
         getattr(importlib.import_module(module), function)(context)
-    except BaseException as error:  # the edge of the process: whatever it was becomes error.json
+    except BaseException as error:  # noqa: BLE001 - the edge of the process: whatever it was becomes error.json
         _write(scratch / "error.json", as_error(error).as_dict())
         if not isinstance(error, Error):
             traceback.print_exc()

@@ -181,6 +181,10 @@ class Assets:
     def makers(self, asset_id: int) -> list[Edge]:
         return self._edges(edges.c.asset_id == asset_id, edges.c.direction == "out")
 
+    def readers(self, asset_id: int) -> list[str]:
+        """The ids of the runs that read an asset."""
+        return [e.run_id for e in self._edges(edges.c.asset_id == asset_id, edges.c.direction == "in")]
+
     def of_run(self, run_id: str) -> list[tuple[Edge, Asset]]:
         """What a run read and made."""
         found = self._edges(edges.c.run_id == run_id)

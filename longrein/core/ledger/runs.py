@@ -55,12 +55,12 @@ class Runs:
             return int(connection.scalar(sa.select(experiments.c.id).where(experiments.c.name == name)) or 0)
 
     def start(
-        self, *, capability: str = "", name: str = "", experiment: str = "Default", actor: str = "", step_key: str = "",
+        self, run_id: str = "", *, capability: str = "", name: str = "", experiment: str = "Default", actor: str = "", step_key: str = "",
         config: Mapping[str, Any] | None = None, code: str = "", environment: Mapping[str, Any] | None = None,
     ) -> str:  # fmt: skip
-        """Open a run; returns its id. Ids sort by age."""
+        """Open a run; returns its id (`run_id` when one is given, see `new_id`). Ids sort by age."""
         started = now_ms()
-        run_id = new_id(started)
+        run_id = run_id or new_id(started)
         with self.db.write() as connection:
             connection.execute(
                 runs.insert().values(
@@ -127,7 +127,9 @@ class Runs:
                 if pairs:
                     insert = self.db.insert(table)
                     connection.execute(
-                        insert.on_conflict_do_update(index_elements=["run_id", "key"], set_={"value": insert.excluded.value}),
+                        insert.on_conflict_do_update(
+                            index_elements=["run_id", "key"], set_={"value": insert.excluded.value}
+                        ),
                         [{"run_id": run_id, "key": k, "value": v} for k, v in pairs.items()],
                     )
 

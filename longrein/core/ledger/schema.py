@@ -94,20 +94,22 @@ latest_metrics = sa.Table(
     sqlite_with_rowid=False,
 )
 
-logged_models = sa.Table(  # MLflow's LoggedModel: what `log_model` makes; once ready, its bytes are an asset named by its id
-    "logged_models",
-    metadata,
-    _column("id", Key, primary_key=True),  # m-<32 hex digits>
-    _column("experiment_id", Id, index=True),
-    _column("name", Key),
-    _column("type", Key, server_default=""),
-    _column("status", sa.String),  # PENDING READY FAILED, MLflow's LoggedModelStatus
-    _column("lifecycle_stage", sa.String, server_default="active"),
-    _column("source_run_id", Key, index=True, server_default=""),
-    _column("artifact_uri", sa.Text),
-    _column("asset_id", Id, nullable=True),
-    _column("created_ms", sa.BigInteger),
-    _column("updated_ms", sa.BigInteger),
+logged_models = (
+    sa.Table(  # MLflow's LoggedModel: what `log_model` makes; once ready, its bytes are an asset named by its id
+        "logged_models",
+        metadata,
+        _column("id", Key, primary_key=True),  # m-<32 hex digits>
+        _column("experiment_id", Id, index=True),
+        _column("name", Key),
+        _column("type", Key, server_default=""),
+        _column("status", sa.String),  # PENDING READY FAILED, MLflow's LoggedModelStatus
+        _column("lifecycle_stage", sa.String, server_default="active"),
+        _column("source_run_id", Key, index=True, server_default=""),
+        _column("artifact_uri", sa.Text),
+        _column("asset_id", Id, nullable=True),
+        _column("created_ms", sa.BigInteger),
+        _column("updated_ms", sa.BigInteger),
+    )
 )
 logged_model_params = _pair("logged_model_params", "model_id", Key)
 logged_model_tags = _pair("logged_model_tags", "model_id", Key)
@@ -182,7 +184,9 @@ edges = sa.Table(
     _column("asset_id", Id, primary_key=True),
     _column("direction", sa.String(3), primary_key=True),  # in | out
     _column("role", Key, primary_key=True, server_default=""),
-    _column("tags", sa.JSON, nullable=True),  # what MLflow's log_input says about the input, beside its context (the role)
+    _column(
+        "tags", sa.JSON, nullable=True
+    ),  # what MLflow's log_input says about the input, beside its context (the role)
     sa.Index("ix_edges_asset_id_direction", "asset_id", "direction", "run_id"),
     sqlite_with_rowid=False,
 )

@@ -1,0 +1,302 @@
+"""The loop: claims a step, does the work outside any transaction, records the result guarded by the claim's token."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longrein.control import nouns
+from longrein.control.nouns import Lifecycle, Step
+from longrein.control.plan import Deployment, Plan, Planned, gate_digests, look, plan, step_name
+from longrein.core import worker
+from longrein.core.errors import Error
+from longrein.core.ledger import Asset, Claim, Ledger, now_ms
+from longrein.core.ledger.aliases import APPROVAL
+from longrein.core.ledger.runs import new_id
+from longrein.core.ledger.work import LEASE_S
+from longrein.core.plugins import load
+from longrein.core.ports import Handle
+from longrein.core.step import Input, Job
+from longrein.core.store import Store
+from longrein.models import gate
+from longrein.models.deploy import ALIAS
+
+TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class News:
+    """Something a watcher may show. what: start | progress | note | metrics | done | failed | waiting | judged | promoted."""
+
+    what: str
+    subject: str  # "model:support"
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Loop:
+    """Makes the wanted state true. Any number of loops may run at once, on any number of machines."""
+
+    def __init__(
+        self, ledger: Ledger, store: Store, project: Path, *, actor: str, watch: Callable[[News], None] = lambda _: None
+    ) -> None:
+        self.ledger, self.store, self.project = ledger, store, project
+        self.actor, self.watch = actor, watch
+
+    def converge(self, spec: Lifecycle, *, retry: bool = True) -> Plan:
+        """Work until nothing is left to do here; returns the plan that remains (steps that failed, gates that block).
+
+        retry: try steps again that failed before this call; each fails once a call at most.
+        """
+        guard(self.ledger, spec, self.actor)
+        failed: set[str] = set()
+        while True:
+            state = plan(self.ledger, self.store, self.project, spec)
+            todo = [p for p in state.steps if p.status == "ready" or (p.status == "failed" and retry)]
+            todo = [p for p in todo if p.key not in failed]
+            judged = [d for d in state.deployments if d.status in ("judge", "ready")]
+            if todo:
+                if not self.run(spec, state, todo[0]):
+                    failed.add(todo[0].key)
+            elif any(p.status == "running" for p in state.steps):
+                self._wait(next(p for p in state.steps if p.status == "running"))
+            elif judged:
+                for deployment in judged:
+                    self._deploy(spec, deployment, failed)
+                if all(f"release:{d.endpoint}" in failed for d in judged):
+                    return state
+            else:
+                return state
+
+    def run(self, spec: Lifecycle, state: Plan, one: Planned) -> Asset | None:
+        """Claim and do one step; None when it failed. Somebody else's claim is waited for."""
+        step = one.step
+        made = {p.step.id: p.output for p in state.steps if p.output}
+        return self._step(spec, one, {role: made[i] for role, i in step.inputs.items()})
+
+    def _step(self, spec: Lifecycle, one: Planned, inputs: dict[str, Asset]) -> Asset | None:
+        claim = self._claim(spec, one, inputs)
+        if claim is None:
+            return None
+        scratch = self.project / ".longrein" / "work" / one.key[:20]
+        self.watch(
+            News(
+                "start",
+                one.step.id,
+                {"reasons": one.reasons, "attempt": claim.attempts, "log": str(scratch / "log.txt")},
+            )
+        )
+        job = self._job(spec, one.step, inputs)
+        try:
+            usage = self._light(job, scratch) if one.step.light else self._process(spec, one, claim, job, scratch)
+            outputs = json.loads((scratch / "result.json").read_text("utf-8"))["outputs"]
+        except Error as error:
+            self._fail(one, claim, error)
+            return None
+        asset = self._record(spec, one, claim, outputs, usage)
+        self.watch(News("done", one.step.id, {"ref": asset.ref, "meta": asset.meta, **usage}))
+        return asset
+
+    def _claim(self, spec: Lifecycle, one: Planned, inputs: dict[str, Asset]) -> Claim | None:
+        step = one.step
+        with self.ledger.transaction():
+            if one.status == "ready" and (item := self.ledger.work.get(one.key)) and item.status == "done":
+                self.ledger.work.forget(one.key)  # its bytes are gone: plan said so
+            run_id = new_id(now_ms())
+            claim = self.ledger.work.claim(one.key, step_name(step), one.basis, run_id, retry=True)
+            if claim and claim.run_id == run_id:
+                self.ledger.runs.start(
+                    run_id, capability=step.capability, name=step.name, experiment=step.id, actor=self.actor,
+                    step_key=one.key, config=step.config, code=step.code,
+                )  # fmt: skip
+            if claim:
+                self.ledger.runs.log(claim.run_id, parameters=_params(step.config))
+                for role, asset in inputs.items():
+                    self.ledger.assets.link(claim.run_id, asset.id, "in", role)
+        return claim
+
+    def _job(self, spec: Lifecycle, step: Step, inputs: dict[str, Asset]) -> Job:
+        given = {role: Input(a.ref, a.digest, a.uri, a.meta) for role, a in inputs.items()}
+        cpus = spec.compute.cpus or _cpus()
+        return Job(step.entry, step.name, step.config, given, str(self.store.root), str(self.project), cpus)
+
+    def _light(self, job: Job, scratch: Path) -> dict[str, float]:
+        started, cpu = time.monotonic(), time.process_time()
+        job.write(scratch)
+        if worker.main(scratch) != 0:
+            raise _error(scratch)
+        return {"wall_s": time.monotonic() - started, "cpu_s": time.process_time() - cpu}
+
+    def _process(self, spec: Lifecycle, one: Planned, claim: Claim, job: Job, scratch: Path) -> dict[str, float]:
+        handle: Handle = load("executor", spec.compute.executor)(spec.compute.options).submit(job, scratch)
+        tail = Tail(scratch / "events.jsonl")
+        renewed = time.monotonic()
+        try:
+            while (status := handle.poll()) is None:
+                time.sleep(TICK_S)
+                self._absorb(one, claim, tail)
+                if time.monotonic() - renewed > LEASE_S / 3:
+                    renewed = time.monotonic()
+                    if not self.ledger.work.renew(claim):
+                        raise Error("conflict", f"another loop took {one.step.id} over", "its result will stand")
+        except BaseException:
+            handle.cancel()
+            raise
+        self._absorb(one, claim, tail)
+        if status != 0:
+            raise _error(scratch, status)
+        return handle.usage()
+
+    def _absorb(self, one: Planned, claim: Claim, tail: "Tail") -> None:
+        """Bring what the step said since last time into the ledger and to the watcher."""
+        points: list[tuple[str, float, int, int]] = []
+        for event in tail.read():
+            kind, old = event["type"], event["time"] < tail.started
+            if kind == "metrics":
+                points += [(k, float(v), event["step"], int(event["time"] * 1000)) for k, v in event["values"].items()]
+            elif kind == "params":
+                self.ledger.runs.log(claim.run_id, parameters=event["values"])
+            elif kind == "resumed":
+                self.ledger.runs.log(claim.run_id, points)
+                points = []
+                self.ledger.runs.drop_after(claim.run_id, event["step"])
+            if not old:
+                self.watch(News(kind, one.step.id, event))
+        if points:
+            self.ledger.runs.log(claim.run_id, points)
+
+    def _record(
+        self, spec: Lifecycle, one: Planned, claim: Claim, outputs: list[dict[str, Any]], usage: dict[str, float]
+    ) -> Asset:
+        cost = usage.get("wall_s", 0.0) / 3600 * spec.compute.usd_per_hour
+        with self.ledger.transaction():
+            self.ledger.work.finish(claim)
+            made = [
+                self.ledger.assets.put(
+                    o["kind"], o["name"], o["digest"], uri=o["uri"], bytes=o["bytes"], meta=o["meta"], run_id=claim.run_id,
+                    actor=self.actor, role=o["kind"],
+                )
+                for o in outputs
+            ]  # fmt: skip
+            self.ledger.runs.finish(claim.run_id, actor=self.actor, usage=usage, cost_usd=cost)
+        wanted = [a for a in made if (a.kind, a.name) == (one.step.kind, one.step.name)]
+        if not wanted:
+            raise Error("failed", f"{one.step.capability} made no {one.step.id}", "this is a defect of the capability")
+        return wanted[0]
+
+    def _fail(self, one: Planned, claim: Claim, error: Error) -> None:
+        if error.code != "conflict":
+            with self.ledger.transaction():
+                self.ledger.work.finish(claim, error)
+                self.ledger.runs.finish(claim.run_id, "FAILED", actor=self.actor, error=error)
+        self.watch(News("failed", one.step.id, error.as_dict()))
+
+    def _wait(self, one: Planned) -> None:
+        self.watch(News("waiting", one.step.id, {"owner": one.owner}))
+        time.sleep(TICK_S * 2)
+
+    def _deploy(self, spec: Lifecycle, deployment: Deployment, failed: set[str]) -> None:
+        release, subject = deployment.release, f"release:{deployment.endpoint}"
+        assert release is not None
+        if deployment.status == "judge":
+            for name, state in deployment.gates.items():
+                if state == "will judge" and not self._judge(spec, deployment, name):
+                    failed.add(subject)
+            return
+        revision = self.ledger.aliases.get("release", deployment.endpoint).get(ALIAS, (None, 0))[1]
+        self.ledger.aliases.move(
+            "release", deployment.endpoint, ALIAS, release, actor=self.actor, expect=revision, reason="gates passed"
+        )
+        self.watch(News("promoted", subject, {"ref": release.ref}))
+
+    def _judge(self, spec: Lifecycle, deployment: Deployment, name: str) -> bool:
+        """Let one gate judge a release; False when it could not (its report could not be made)."""
+        release, config = deployment.release, spec.gates[name]
+        assert release is not None
+        model = self.ledger.assets.get(release.meta["model"]["ref"])
+        report = self._report(spec, deployment.endpoint, model)
+        baseline = None
+        if config.compares() and deployment.serving and deployment.serving.digest != release.digest:
+            baseline = self._report(
+                spec, deployment.endpoint, self.ledger.assets.get(deployment.serving.meta["model"]["ref"])
+            )
+            if baseline is None:
+                return False
+        if report is None:
+            return False
+        passed, reasons = gate.judge(config, report.meta["metrics"], baseline.meta["metrics"] if baseline else None)
+        digest = gate.digest(config)
+        run_id = self.ledger.runs.start(
+            capability="models.gate", name=name, experiment=release.kind + ":" + release.name, actor=self.actor
+        )
+        with self.ledger.transaction():
+            for role, asset in {"release": release, "report": report, "baseline": baseline}.items():
+                if asset:
+                    self.ledger.assets.link(run_id, asset.id, "in", role)
+            self.ledger.aliases.judge(
+                name, digest, [release, model], passed, reasons, actor=self.actor, report=report, run_id=run_id
+            )
+            self.ledger.runs.finish(run_id, actor=self.actor)
+        self.watch(News("judged", release.ref, {"gate": name, "passed": passed, "reasons": reasons}))
+        return True
+
+    def _report(self, spec: Lifecycle, endpoint: str, model: Asset) -> Asset | None:
+        """The evaluation of this very model on the dataset version now wanted, made when it is not there yet."""
+        step = nouns.evaluation(spec, spec.endpoints[endpoint].model)
+        state = plan(self.ledger, self.store, self.project, spec)
+        made = {p.step.id: p.output for p in state.steps if p.output} | {step.inputs["model"]: model}
+        one = look(self.ledger, self.store, self.project, step, made)
+        if one.output:
+            return one.output
+        return self._step(spec, one, {role: made[i] for role, i in step.inputs.items()})
+
+
+class Tail:
+    """Reads what was appended to a JSONL file since last time; a line still being written is left for the next."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.started, self._offset = path, time.time(), 0
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                try:
+                    yield json.loads(line)
+                except ValueError:  # a line cut by a crash of the attempt before
+                    continue
+
+
+def guard(ledger: Ledger, spec: Lifecycle, actor: str) -> None:
+    """Put each endpoint's gates before its production alias, and before that of its model."""
+    for endpoint, config in spec.endpoints.items():
+        gates = gate_digests(spec, endpoint)
+        ledger.aliases.guard("release", endpoint, ALIAS, gates, actor=actor)
+        ledger.aliases.guard(
+            "model", config.model, ALIAS, {k: v for k, v in gates.items() if k != APPROVAL}, actor=actor
+        )
+
+
+def _error(scratch: Path, status: int = 1) -> Error:
+    """What a job left behind when it failed; a killed one leaves nothing."""
+    path = scratch / "error.json"
+    if path.exists():
+        return Error.from_dict(json.loads(path.read_text("utf-8")))
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    return Error("failed", f"the step's process {how}", f"see {scratch / 'log.txt'}; `longrein apply` resumes it")
+
+
+def _params(config: dict[str, Any]) -> dict[str, str]:
+    return {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in config.items()}
+
+
+def _cpus() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

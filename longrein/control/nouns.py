@@ -1,0 +1,180 @@
+"""The nouns of a lifecycle file and the steps they stand for. A new noun is one entry here and a module of its own."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from longrein.core import plugins
+from longrein.core.digest import of_tree
+from longrein.core.errors import Error, nearest
+from longrein.core.ref import check_name
+from longrein.core.spec import Source, json_schema, sparse
+from longrein.data import ingest
+from longrein.models import deploy, evaluate, gate, prompt, train
+
+
+class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where steps run."""
+
+    executor: str = "local"
+    cpus: int | None = None  # None: all of the machine's
+    usd_per_hour: float = 0.0  # what the machine costs: a run's cost is its share of this
+    options: dict[str, Any] = {}  # the executor's
+
+
+class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """longrein.yaml: the nouns of one project."""
+
+    project: str
+    ledger: str | None = None  # a PostgreSQL url; None: SQLite in .longrein
+    datasets: dict[str, ingest.Config] = {}
+    prompts: dict[str, prompt.Config] = {}
+    models: dict[str, train.Config] = {}
+    evaluations: dict[str, evaluate.Config] = {}
+    gates: dict[str, gate.Config] = {}
+    endpoints: dict[str, deploy.Config] = {}
+    compute: Compute = Compute()
+
+    def evaluation(self, model: str) -> evaluate.Config:
+        """How a model is evaluated: as declared, else with the defaults."""
+        return self.evaluations.get(model) or evaluate.Config()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the graph: what `capability` makes of its inputs for the noun `name`."""
+
+    kind: str  # of its output
+    name: str
+    capability: str  # "models.train": the module longrein/models/train.py
+    config: dict[str, Any]
+    code: str
+    inputs: dict[str, str] = field(default_factory=dict)  # role -> "dataset:tickets"
+    sources: Callable[[Path], dict[str, str]] | None = None  # files outside the ledger: path -> digest
+    light: bool = False  # a moment's work, done in the loop's own process
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+    @property
+    def entry(self) -> str:
+        return f"longrein.{self.capability}:run"
+
+
+def read(file: Path) -> Lifecycle:
+    """The lifecycle file, checked. Errors: `invalid`, with line numbers."""
+    source = Source(file)
+    known = {f.encode_name: f.type for f in msgspec.structs.fields(Lifecycle)}
+    values: dict[str, Any] = {}
+    for key, value in source.value.items():
+        if key not in known:
+            raise source.error((key,), "there is no such key", nearest(key, known))
+        if isinstance(value, dict) and key not in ("compute",):
+            _, kind = known[key].__args__  # dict[str, Config]
+            for name in value:
+                check_name(name, f"name in {key}")
+            values[key] = {name: source.convert((key, name), one, kind) for name, one in value.items()}
+        elif value is not None:
+            values[key] = source.convert((key,), value, known[key])
+    if "project" not in values:
+        raise source.error(1, "needs the key 'project'", "add `project: name` at the top")
+    spec = Lifecycle(**values)
+    _check_names(spec, source)
+    return spec
+
+
+def restore(value: dict[str, Any]) -> Lifecycle:
+    """The lifecycle that `as_wanted` wrote."""
+    return msgspec.convert(value, Lifecycle)
+
+
+def as_wanted(spec: Lifecycle) -> dict[str, Any]:
+    """The lifecycle as plain data for the ledger."""
+    value = msgspec.to_builtins(spec)
+    value.pop("ledger")  # may hold a password, and the ledger knows where it is
+    return dict(value)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of longrein.yaml (draft 2020-12)."""
+    (reference,), definitions = (lambda pair: (list(pair[0].values()), pair[1]))(json_schema({"Lifecycle": Lifecycle}))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **reference, "$defs": definitions}
+
+
+def steps(spec: Lifecycle) -> list[Step]:
+    """All steps, each after the ones it reads from."""
+    found: list[Step] = []
+    for name, dataset in spec.datasets.items():
+        found.append(
+            Step("dataset", name, "data.ingest", sparse(dataset), ingest.version(dataset), sources=_sources_of(dataset))
+        )
+    for name, words in spec.prompts.items():
+        found.append(Step("prompt", name, "models.prompt", sparse(words), prompt.VERSION, light=True))
+    for name, model in spec.models.items():
+        inputs = {"dataset": f"dataset:{model.dataset}"} | (
+            {"prompt": f"prompt:{model.prompt}"} if model.prompt else {}
+        )
+        code = plugins.version("trainer", model.trainer)
+        found.append(Step("model", name, "models.train", sparse(model), code, inputs, sources=_folders_of(model)))
+        found.append(evaluation(spec, name))
+    for name, endpoint in spec.endpoints.items():
+        inputs = {"model": f"model:{endpoint.model}"} | (
+            {"prompt": f"prompt:{endpoint.prompt}"} if endpoint.prompt else {}
+        )
+        found.append(
+            Step("release", name, "models.deploy", deploy.served(endpoint), deploy.VERSION, inputs, light=True)
+        )
+    return found
+
+
+def evaluation(spec: Lifecycle, model: str) -> Step:
+    """The step that judges a model on the test rows of its dataset."""
+    config = spec.evaluation(model)
+    dataset = config.dataset or spec.models[model].dataset
+    inputs = {"model": f"model:{model}", "dataset": f"dataset:{dataset}"}
+    words = spec.models[model].prompt
+    inputs |= {"prompt": f"prompt:{words}"} if words else {}
+    return Step("report", model, "models.evaluate", sparse(config), evaluate.VERSION, inputs)
+
+
+def _sources_of(config: ingest.Config) -> Callable[[Path], dict[str, str]]:
+    return lambda project: ingest.sources_digest(config, project, project / ".longrein" / "sources.json")
+
+
+def _folders_of(config: train.Config) -> Callable[[Path], dict[str, str]] | None:
+    folders = [f for f in (config.base, config.tokenizer) if f]
+    return (lambda project: {f: of_tree(_existing(project / f)) for f in folders}) if folders else None
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise Error("not_found", f"there is no model folder {path}", "give the path of a local Hugging Face folder")
+    return path
+
+
+def _check_names(spec: Lifecycle, source: Source) -> None:
+    """Every name that points at another noun must be there."""
+    points: Iterable[tuple[tuple[str | int, ...], str | None, str]] = [
+        *((("models", n, "dataset"), m.dataset, "datasets") for n, m in spec.models.items()),
+        *((("models", n, "prompt"), m.prompt, "prompts") for n, m in spec.models.items()),
+        *((("evaluations", n), n, "models") for n in spec.evaluations),
+        *((("evaluations", n, "dataset"), e.dataset, "datasets") for n, e in spec.evaluations.items()),
+        *((("endpoints", n, "model"), e.model, "models") for n, e in spec.endpoints.items()),
+        *((("endpoints", n, "prompt"), e.prompt, "prompts") for n, e in spec.endpoints.items()),
+        *((("endpoints", n, "gates", i), g, "gates") for n, e in spec.endpoints.items() for i, g in enumerate(e.gates)),
+    ]
+    for path, name, noun in points:
+        have = getattr(spec, noun)
+        if name is not None and name not in have:
+            raise source.error(path, f"there is no {name!r} in {noun}", nearest(name, have))
+    for path, port, name in [
+        *((("models", n, "trainer"), "trainer", m.trainer) for n, m in spec.models.items()),
+        *((("endpoints", n, "engine"), "engine", e.engine) for n, e in spec.endpoints.items()),
+        (("compute", "executor"), "executor", spec.compute.executor),
+    ]:
+        if name not in plugins.names(port):
+            raise source.error(path, f"there is no {port} called {name!r}", nearest(name, plugins.names(port)))

@@ -1,0 +1,79 @@
+"""Why: from an answer back to the release, model, runs, dataset version and source rows, and who let it through."""
+
+from typing import Any
+
+from longrein.core.ledger import Asset, Ledger
+from longrein.core.store import Store
+from longrein.data import version
+
+
+def why(ledger: Ledger, store: Store, request_id: str, *, text: str = "", rows: int = 5) -> dict[str, Any]:
+    """What stands behind one answer, as plain data.
+
+    text: the request's text, where the log does not keep it. rows: how many training rows nearest to the text to show;
+    nearness is by character n-grams: a similarity, not a proof of cause.
+    """
+    request = ledger.requests.get(request_id)
+    release = ledger.assets.by_digest(request["release"], "release") if request["release"] else None
+    found: dict[str, Any] = {"request": request}
+    if release is None:
+        return found
+    found["release"] = _asset(release)
+    found["gates"] = [
+        {
+            "gate": v.gate,
+            "passed": v.passed,
+            "by": v.actor,
+            "at_ms": v.created_ms,
+            "reasons": v.reasons,
+            "run": v.run_id,
+        }
+        for v in ledger.aliases.verdicts(release.digest)
+    ]
+    found["promotions"] = [
+        {"by": e.actor, "at_ms": e.ts_ms, "kind": e.kind, **e.data}
+        for e in ledger.events.recent(f"release:{release.name}@prod", limit=1000)
+        if e.kind in ("alias.moved", "alias.rolled_back") and e.data.get("digest") == release.digest
+    ]
+    return found | _origin(ledger, store, release, text or request["input"] or "", rows)
+
+
+def why_asset(ledger: Ledger, store: Store, ref: str, *, text: str = "", rows: int = 5) -> dict[str, Any]:
+    """The same for a release, model or report itself."""
+    asset = ledger.assets.get(ref)
+    return {"asset": _asset(asset)} | _origin(ledger, store, asset, text, rows)
+
+
+def _origin(ledger: Ledger, store: Store, asset: Asset, text: str, rows: int) -> dict[str, Any]:
+    lineage = ledger.assets.lineage(asset)
+    found: dict[str, Any] = {
+        "assets": [_asset(a) for a in lineage.assets],
+        "runs": [_run(ledger, r) for r in lineage.runs],
+    }
+    datasets = [a for a in lineage.assets if a.kind == "dataset"]
+    found["rows"] = []
+    for dataset in datasets if text else []:
+        for score, row in version.nearest(store, dataset.uri, text, rows):
+            found["rows"].append({"dataset": dataset.ref, "similarity": round(float(score), 4), **row})
+    found["rows"] = sorted(found["rows"], key=lambda r: -r["similarity"])[:rows]
+    return found
+
+
+def _asset(asset: Asset) -> dict[str, Any]:
+    return {
+        "ref": asset.ref,
+        "digest": asset.digest,
+        "run": asset.run_id,
+        "created_ms": asset.created_ms,
+        "meta": asset.meta,
+    }
+
+
+def _run(ledger: Ledger, run_id: str) -> dict[str, Any]:
+    run = ledger.runs.get(run_id)
+    return {
+        "id": run.id, "capability": run.capability, "name": run.name, "status": run.status, "by": run.actor,
+        "started_ms": run.started_ms, "wall_s": run.wall_s, "cost_usd": run.cost_usd, "code": run.code,
+        "inputs": [a.ref for e, a in ledger.assets.of_run(run_id) if e.direction == "in"],
+        "outputs": [a.ref for e, a in ledger.assets.of_run(run_id) if e.direction == "out"],
+    }  # fmt: skip

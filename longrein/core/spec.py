@@ -1,0 +1,175 @@
+"""Reads a lifecycle file: YAML into typed values, with every complaint naming its line and the nearest valid word."""
+
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from longrein.core.errors import Error, nearest
+
+MAX_BYTES = 1 << 20
+MAX_VALUES = 100_000  # a few lines of nested YAML aliases can stand for billions of values
+T = TypeVar("T")
+Path_ = tuple[str | int, ...]  # ("models", "support", "epochs")
+
+
+class Source:
+    """A parsed file: `value` is plain data, and `line(path)` says where a value stands."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._lines: dict[Path_, int] = {}
+        self._seen = 0
+        text = _read(file)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            self.value: Any = {} if node is None else self._plain(loader, node, (), ())
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = mark.line + 1 if mark else 1
+            raise self.error(line, error.problem or "is not YAML", "check the indentation and quotes there") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise self.error(1, f"is not YAML: {error}".splitlines()[0], "check the file's encoding (UTF-8)") from error
+        finally:
+            loader.dispose()
+        if not isinstance(self.value, dict):
+            raise self.error(1, "must hold keys and values at the top", "begin with `project: name`")
+
+    def line(self, path: Path_) -> int:
+        """The line of a value, or of the nearest thing around it."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+    def error(self, where: int | Path_, message: str, hint: str = "") -> Error:
+        line = where if isinstance(where, int) else self.line(where)
+        at = "" if isinstance(where, int) or not where else " " + dotted(where) + ":"
+        return Error("invalid", f"{self.file.name}:{line}:{at} {message}", hint, line=line)
+
+    def convert(self, path: Path_, value: Any, type_: type[T]) -> T:
+        """`value`, found at `path`, as `type_`. Errors: `invalid`, with the line and, for a typo, the nearest key."""
+        try:
+            return msgspec.convert(value, type_)
+        except msgspec.ValidationError as error:
+            message, inner = _split(str(error))
+            unknown = re.match(r"Object contains unknown field `(.*)`", message)
+            missing = re.match(r"Object missing required field `(.*)`", message)
+            if unknown:
+                hint = nearest(unknown[1], _fields(type_, inner))
+                raise self.error((*path, *inner, unknown[1]), "there is no such key", hint) from error
+            if missing:
+                raise self.error((*path, *inner), f"needs the key {missing[1]!r}", f"add `{missing[1]}: …`") from error
+            raise self.error((*path, *inner), message[0].lower() + message[1:]) from error
+
+    def _plain(self, loader: yaml.SafeLoader, node: yaml.Node, path: Path_, above: tuple[int, ...]) -> Any:
+        if id(node) in above:
+            raise self.error(node.start_mark.line + 1, "an alias contains itself", "write the value out")
+        self._seen += 1
+        if self._seen > MAX_VALUES:
+            raise self.error(node.start_mark.line + 1, "aliases expand to too many values", "write the values out")
+        self._lines[path] = node.start_mark.line + 1
+        inside = (*above, id(node))
+        if isinstance(node, yaml.MappingNode):
+            self._unique(node)
+            loader.flatten_mapping(node)
+            return self._mapping(loader, node, path, inside)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(loader, child, (*path, i), inside) for i, child in enumerate(node.value)]
+        value = loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return value if isinstance(value, (str, int, float, bool, type(None))) else str(node.value)
+
+    def _mapping(self, loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path_, inside: tuple[int, ...]) -> Any:
+        found: dict[str, Any] = {}
+        for key_node, child in node.value:
+            key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, Hashable) or isinstance(key, (tuple, frozenset)):
+                raise self.error(key_node.start_mark.line + 1, "a key must be plain text")
+            name = key if isinstance(key, str) else str(key_node.value)
+            found[name] = self._plain(loader, child, (*path, name), inside)
+            self._lines[(*path, name)] = key_node.start_mark.line + 1
+        return found
+
+    def _unique(self, node: yaml.MappingNode) -> None:
+        """YAML lets the later of two equal keys win in silence; here it is an error. Merged keys (<<) may be overridden."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            text = str(key.value)
+            if text in seen:
+                raise self.error(key.start_mark.line + 1, f"the key {text!r} stands here twice", "remove one")
+            seen.add(text)
+
+
+def dotted(path: Path_) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+
+
+def sparse(config: msgspec.Struct) -> dict[str, Any]:
+    """A config as plain data without the fields left at their defaults, so that a new field changes no step's key."""
+    kept = {}
+    for field in msgspec.structs.fields(config):
+        value = getattr(config, field.name)
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if field.required or value != default:
+            kept[field.encode_name] = msgspec.to_builtins(value)
+    return kept
+
+
+def _read(file: Path) -> str:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise Error(
+                "too_large",
+                f"{file} is larger than {MAX_BYTES >> 20} MiB",
+                "a lifecycle file is small: is it this one?",
+            )
+        return file.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise Error(
+            "not_found", f"there is no {file.name} in {file.parent}", "longrein init  (or go to its folder)"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise Error("invalid", f"{file.name} is not UTF-8 (byte {error.start})", "save it as UTF-8") from error
+    except OSError as error:
+        raise Error("invalid", f"{file} cannot be read: {error.strerror}") from error
+
+
+def _split(text: str) -> tuple[str, Path_]:
+    """msgspec's "message - at `$.a[0].b`" as the message and ("a", 0, "b")."""
+    message, _, at = text.partition(" - at `$")
+    parts = re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]", at)
+    return message, tuple(name if name else int(index) for name, index in parts)
+
+
+def _fields(type_: Any, path: Path_) -> list[str]:
+    """The field names of the struct that a path leads to inside `type_`; [] where it leads to no single struct."""
+    info = msgspec.inspect.type_info(type_)
+    for part in path:
+        info = _step(info, part)
+    return sorted({name for struct in _structs(info) for name in struct})
+
+
+def _step(info: Any, part: str | int) -> Any:
+    for candidate in getattr(info, "types", [info]):
+        if isinstance(part, int) and hasattr(candidate, "item_type"):
+            return candidate.item_type
+        for field in getattr(candidate, "fields", ()):
+            if field.encode_name == part:
+                return field.type
+        if isinstance(candidate, msgspec.inspect.DictType):
+            return candidate.value_type
+    return info
+
+
+def _structs(info: Any) -> list[list[str]]:
+    options = getattr(info, "types", [info])
+    return [[f.encode_name for f in o.fields] for o in options if isinstance(o, msgspec.inspect.StructType)]
+
+
+def json_schema(types: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({name: schema}, shared definitions) of msgspec types, for editors."""
+    schemas, definitions = msgspec.json.schema_components(list(types.values()), ref_template="#/$defs/{name}")
+    return dict(zip(types, schemas, strict=True)), definitions

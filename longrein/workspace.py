@@ -1,0 +1,198 @@
+"""A workspace: one project's lifecycle file, ledger and store, with the verbs that the CLI and notebooks share."""
+
+import getpass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longrein.core.errors import Error
+from longrein.core.ledger import Asset, Ledger, Lineage, now_ms
+from longrein.core.plugins import use_project
+from longrein.core.ref import Ref
+from longrein.core.store import Store
+
+if TYPE_CHECKING:
+    from longrein.control.loop import News
+    from longrein.control.nouns import Lifecycle
+    from longrein.control.plan import Plan
+
+FILE = "longrein.yaml"
+HOME = ".longrein"
+
+
+def open(path: str | Path = ".", *, actor: str = "") -> "Workspace":
+    """The workspace of a folder (or of one above it) that holds longrein.yaml, or of the file itself.
+
+    actor: who is acting, for the audit trail; the login name unless given. Errors: `not_found`.
+    """
+    start = Path(path).absolute()
+    file = start if start.is_file() else next((p / FILE for p in (start, *start.parents) if (p / FILE).is_file()), None)
+    if file is None:
+        raise Error("not_found", f"there is no {FILE} in {start} or above it", "longrein init")
+    return Workspace(file, actor=actor or _login())
+
+
+class Workspace:
+    """Everything is read when first used: opening one costs nothing."""
+
+    def __init__(self, file: Path, *, actor: str) -> None:
+        self.file, self.root, self.actor = file, file.parent, actor
+        self.home = self.root / HOME
+        use_project(self.root)
+
+    @property
+    def spec(self) -> "Lifecycle":
+        """The lifecycle file as it is now, checked. Errors: `invalid`, with line numbers."""
+        from longrein.control import nouns
+
+        return nouns.read(self.file)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """SQLite in .longrein, or what LONGREIN_LEDGER or the file's `ledger:` says."""
+        url = os.environ.get("LONGREIN_LEDGER") or self._ledger_url()
+        return Ledger(url or f"sqlite:///{self.home / 'ledger.db'}")
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.home / "store")
+
+    # -- the loop
+
+    def plan(self) -> "Plan":
+        """What apply would do, and why."""
+        from longrein.control.plan import plan
+
+        return plan(self.ledger, self.store, self.root, self.spec)
+
+    def apply(self, watch: "Callable[[News], None]" = lambda _: None) -> "Plan":
+        """Write the wanted state and make it true; returns what remains (failed steps, gates that block)."""
+        from longrein.control import nouns
+        from longrein.control.loop import Loop
+
+        spec = self.spec
+        self.ledger.work.want(nouns.as_wanted(spec), actor=self.actor)
+        return Loop(self.ledger, self.store, self.root, actor=self.actor, watch=watch).converge(spec)
+
+    # -- assets
+
+    def asset(self, ref: str) -> Asset:
+        """The asset behind "model:intent@prod". Errors: `not_found`, with the nearest names."""
+        return self.ledger.assets.get(ref)
+
+    def path(self, ref: str, *, verify: bool = True) -> Path:
+        """The local folder or file of an asset; its bytes are checked against its digest unless told not to."""
+        asset = self.asset(ref)
+        if verify and "?" not in asset.uri:
+            return self.store.verify(asset.uri, asset.digest)
+        return self.store.path(asset.uri)
+
+    def dataset(self, ref: str, split: str | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of a dataset version, streamed. ref: "tickets@3" or "dataset:tickets@3"."""
+        from longrein.data import version
+
+        return version.rows(self.store, self.asset(_as("dataset", ref)).uri, split=split)
+
+    def model(self, ref: str) -> Path:
+        """The Hugging Face folder of a model version, for `AutoModelForCausalLM.from_pretrained`."""
+        return self.path(_as("model", ref))
+
+    def lineage(self, ref: str, direction: str = "up") -> Lineage:
+        return self.ledger.assets.lineage(self.asset(ref), direction)
+
+    def why(self, what: str, *, text: str = "", rows: int = 5) -> dict[str, Any]:
+        """What stands behind an answer (a request id) or an asset (a ref), back to the source rows."""
+        from longrein.control import why
+
+        ask = why.why_asset if ":" in what else why.why
+        return ask(self.ledger, self.store, what, text=text, rows=rows)
+
+    # -- releases
+
+    def promote(self, ref: str, alias: str = "prod", *, approve: bool = False, reason: str = "") -> Asset:
+        """Point an alias at a version. Errors: `blocked` unless every gate of the alias passed this very digest.
+
+        approve: also say the person's yes that `approval: manual` asks for.
+        """
+        from longrein.models.registry import promote
+
+        return promote(self.ledger, self.asset(ref), alias, actor=self.actor, approve=approve, reason=reason)
+
+    def rollback(self, endpoint: str, to: str = "", *, reason: str = "") -> Asset:
+        """Take an endpoint back to its previous release, or to the version `to`: model, prompt, engine and all."""
+        from longrein.models.rollback import rollback
+
+        return rollback(self.ledger, endpoint, to, actor=self.actor, reason=reason)
+
+    # -- runs of one's own
+
+    @contextmanager
+    def start_run(
+        self, name: str = "", *, experiment: str = "Default", inputs: Mapping[str, str] | None = None
+    ) -> "Iterator[RunLog]":
+        """Track work of your own: `with lr.open().start_run("try") as run: run.log({"loss": .3}, step=1)`.
+
+        inputs: {role: ref} of the assets it reads, for lineage. An exception inside marks the run as failed.
+        """
+        run_id = self.ledger.runs.start(name=name, experiment=experiment, actor=self.actor)
+        for role, ref in (inputs or {}).items():
+            self.ledger.assets.link(run_id, self.asset(ref).id, "in", role)
+        try:
+            yield RunLog(self, run_id)
+        except BaseException as error:
+            self.ledger.runs.finish(run_id, "FAILED", actor=self.actor, error=Error("failed", repr(error)))
+            raise
+        self.ledger.runs.finish(run_id, actor=self.actor)
+
+    def _ledger_url(self) -> str | None:
+        try:
+            return self.spec.ledger
+        except Error:  # a broken file must not hide what the ledger knows: ls, why and rollback go on
+            return None
+
+
+class RunLog:
+    """What a run of one's own may record."""
+
+    def __init__(self, workspace: Workspace, run_id: str) -> None:
+        self.workspace, self.id = workspace, run_id
+
+    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        points = [(k, float(v), step, now_ms()) for k, v in metrics.items()]
+        self.workspace.ledger.runs.log(self.id, points)
+
+    def params(self, **values: Any) -> None:
+        self.workspace.ledger.runs.log(self.id, parameters={k: str(v) for k, v in values.items()})
+
+    def tags(self, **values: Any) -> None:
+        self.workspace.ledger.runs.log(self.id, labels={k: str(v) for k, v in values.items()})
+
+    def put(self, ref: str, path: str | Path, **meta: Any) -> Asset:
+        """Store a copy of a file or folder as a new version of "kind:name", made by this run."""
+        import shutil
+        import tempfile
+
+        source, kind_name = Path(path), Ref.parse(ref)
+        self.workspace.store.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.workspace.store.root) as folder:
+            copy = Path(folder) / source.name
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, copy)
+            stored = self.workspace.store.put(copy)
+        return self.workspace.ledger.assets.put(
+            kind_name.kind, kind_name.name, stored.digest, uri=stored.uri, bytes=stored.bytes, meta=meta, run_id=self.id,
+            actor=self.workspace.actor,
+        )  # fmt: skip
+
+
+def _as(kind: str, ref: str) -> str:
+    return ref if ":" in ref else f"{kind}:{ref}"
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid{os.getuid()}"

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from msgspec import Meta, Struct
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from longrein.core import digest
 from longrein.core.errors import Error
@@ -26,6 +27,7 @@ from longrein.plugins.trainer._torch.rows import Rows, encode
 from longrein.plugins.trainer._torch.text import conversation, load_tokenizer, tokenizer_for
 
 VERSION = 1
+disable_progress_bar()  # progress is the context's
 FINE_TUNING = {"full": 2e-5, "lora": 2e-4}  # peak learning rates of a pretrained base
 
 
@@ -60,7 +62,7 @@ class TorchTrainer:
             data,
             recipe,
             context,
-            Checkpoints(context.scratch / "checkpoints", "train", _owner(context)),
+            Checkpoints(context.scratch / "checkpoints", _owner(context)),
             models.autocast_for(recipe.precision, device, model.config.hidden_size),
             pad=tokenizer.pad_token_id,
             clip=options.clip,

@@ -1,4 +1,4 @@
-"""Greedy answers and their probabilities. The target serves as a draft: only where the model departs from it does it decode."""
+"""Greedy answers and their probabilities. The target is the draft: only where the model departs from it, it decodes."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping

@@ -19,10 +19,10 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The files `<prefix>-<step>-<checksum>.safetensors` of one folder. `owner` says whose they are: other ones are ignored."""
+    """The files `<step>-<checksum>.safetensors` of one folder. `owner` says whose they are: others are ignored."""
 
-    def __init__(self, folder: Path, prefix: str, owner: str) -> None:
-        self.folder, self.prefix, self.owner = folder, prefix, owner
+    def __init__(self, folder: Path, owner: str) -> None:
+        self.folder, self.owner = folder, owner
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, step: int, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
@@ -30,13 +30,13 @@ class Checkpoints:
         flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         data = save(flat, {"state": json.dumps(state), "owner": self.owner})
         checksum = hashlib.sha256(data).hexdigest()[:32]
-        staged = self.folder / f"{self.prefix}.tmp"
+        staged = self.folder / "checkpoint.tmp"
         try:
             with staged.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(staged, self.folder / f"{self.prefix}-{step:09d}-{checksum}.safetensors")
+            os.replace(staged, self.folder / f"{step:09d}-{checksum}.safetensors")
         except OSError:
             staged.unlink(missing_ok=True)
             raise
@@ -56,11 +56,11 @@ class Checkpoints:
                 with safe_open(file, "pt") as opened:
                     header = opened.metadata()
                     if header["owner"] == self.owner:
-                        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+                        tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
                         return Checkpoint(json.loads(header["state"]), tensors), notes
             except SafetensorError as error:
                 notes.append(f"the checkpoint {file.name} cannot be read ({error}): using the one before it")
         return None, notes
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{self.prefix}-*.safetensors"), reverse=True)
+        return sorted(self.folder.glob("*.safetensors"), reverse=True)

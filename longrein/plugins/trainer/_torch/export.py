@@ -68,6 +68,9 @@ def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         model = model.merge_and_unload()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    text = settings.read_text("utf-8")  # the name that transformers 4, and servers built on it, know it by
+    settings.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), "utf-8")
 
 
 def _card(name: str, meta: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from longrein.core import plugins
+from longrein.core import digest, plugins
 from longrein.core.errors import Error, nearest
 from longrein.core.ports import Record, Survey
 from longrein.core.step import Context, Output
@@ -16,6 +16,7 @@ from longrein.data import source, split
 from longrein.data.source import File, Source
 from longrein.data.spool import Spool
 
+VERSION = 1  # raised when the same sources and config give other rows
 EXAMPLES = 3  # places named for each reason in the output's meta
 PROGRESS_S = 0.2
 
@@ -38,13 +39,13 @@ def sources_digest(config: Config, project: Path, cache: Path | None = None) -> 
     return source.digests(source.find(config.sources, project), cache)
 
 
-def code(config: Config) -> dict[str, str]:
-    """The version of every plugin that may have a part in the result, by port/name."""
+def version(config: Config) -> str:
+    """What stands for the code of this step in its key: raised by hand here, and every plugin that may take part."""
     readers = {s.reader for s in config.sources if isinstance(s, Source)} - {""}
     if any(isinstance(s, str) or not s.reader for s in config.sources):
         readers |= set(plugins.names("reader"))
     used = [("reader", name) for name in sorted(readers)] + [("transform", name) for name, _ in transforms(config)]
-    return {f"{port}/{name}": plugins.version(port, name) for port, name in used}
+    return digest.of_json([VERSION, *([port, name, plugins.version(port, name)] for port, name in used)])[:16]
 
 
 def transforms(config: Config) -> list[tuple[str, dict[str, Any]]]:

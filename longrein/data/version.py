@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 
 from longrein.core.errors import Error
 from longrein.core.store import Store
+from longrein.core.text import key
+from longrein.data import similar
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 16 << 20  # a batch is closed earlier when its texts reach this
@@ -210,6 +212,64 @@ def digest(store: Store, uri: str) -> str:
     return total.hexdigest()
 
 
+def diff(store: Store, before: str, after: str, samples: int = 5) -> dict[str, Any]:
+    """What changed between two versions.
+
+    added, removed: rows whose content is on one side only; changed: such a pair with the same request (folded);
+    moved: the same row in another split; same: the rest. With up to `samples` rows of each, and columns that came or
+    went. Memory: the row ids of both versions, and 16 bytes for each row that is not the same.
+    """
+    old, new = (open(store, uri).to_table(columns=["row_id", "split"]) for uri in (before, after))
+    places = pc.index_in(new["row_id"], value_set=old["row_id"].combine_chunks())
+    moved = pc.not_equal(new["split"], old["split"].take(places))  # null where the row is new
+    gone: dict[bytes, list[str]] = {}
+    for row in _without(store, before, new["row_id"]):
+        gone.setdefault(key(row["input"]), []).append(row["row_id"])
+    shown: dict[str, list[Any]] = {"added": [], "removed": [], "changed": [], "moved": []}
+    added = changed = 0
+    for row in _without(store, after, old["row_id"]):
+        earlier = gone.get(key(row["input"]))
+        if earlier:
+            changed, twin = changed + 1, earlier.pop()
+            if changed <= samples:
+                shown["changed"].append({"before": _brief(find(store, before, twin)[0]), "after": _brief(row)})
+        else:
+            added += 1
+            if added <= samples:
+                shown["added"].append(_brief(row))
+    left = [row_id for ids in gone.values() for row_id in ids]
+    shown["removed"] = [_brief(find(store, before, row_id)[0]) for row_id in left[:samples]]
+    elsewhere = new["row_id"].filter(moved)
+    shown["moved"] = [_brief(find(store, after, i.as_py())[0]) for i in elsewhere[:samples]]
+    names = [open(store, uri).schema.names for uri in (before, after)]
+    counts = {"added": added, "removed": len(left), "changed": changed, "moved": len(elsewhere)}
+    return {
+        "rows": [len(old), len(new)],
+        **counts,
+        "same": len(new) - added - changed - len(elsewhere),
+        "columns_added": [n for n in names[1] if n not in names[0]],
+        "columns_removed": [n for n in names[0] if n not in names[1]],
+        "samples": shown,
+    }
+
+
+def nearest(
+    store: Store, uri: str, text: str, k: int = 5, split: str | None = "train"
+) -> list[tuple[float, dict[str, Any]]]:
+    """The rows whose input is most like a text, with the cosine of their character n-grams, the best first.
+
+    A similarity, not a proof of what made a model answer as it did.
+    """
+    query = similar.Query(text)
+    best: list[tuple[float, dict[str, Any]]] = []
+    for batch in batches(store, uri, split, ["input", "output", "split", "source", "line", "row_id"]):
+        scores = query.scores(batch["input"].to_pylist())
+        top = scores.argsort(kind="stable")[::-1][:k]
+        best += [(float(scores[i]), batch.slice(int(i), 1).to_pylist()[0]) for i in top if scores[i] > 0]
+        best = sorted(best, key=lambda pair: -pair[0])[:k]
+    return best
+
+
 def verify(store: Store, expected: str, uri: str) -> None:
     """Check that the rows still have the digest they were committed under. Errors: `corrupt`."""
     found = digest(store, uri)
@@ -219,6 +279,17 @@ def verify(store: Store, expected: str, uri: str) -> None:
             f"{uri} does not match its digest: expected {expected[:12]}, found {found[:12]}",
             "rebuild it: longrein apply",
         )
+
+
+def _without(store: Store, uri: str, ids: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
+    """The rows whose id is not among these."""
+    known = ids.combine_chunks()
+    for batch in batches(store, uri, columns=["input", "output", "split", "source", "line", "row_id"]):
+        yield from batch.filter(pc.invert(pc.is_in(batch["row_id"], value_set=known))).to_pylist()
+
+
+def _brief(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("row_id", "input", "output", "split", "source", "line")}
 
 
 def _latest(folder: Path) -> lance.LanceDataset | None:

@@ -1,6 +1,8 @@
 """The loop: claims a step, does the work outside any transaction, records the result guarded by the claim's token."""
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -43,6 +45,7 @@ class Loop:
     ) -> None:
         self.ledger, self.store, self.project = ledger, store, project
         self.actor, self.watch = actor, watch
+        self.failed: set[str] = set()  # step keys, and endpoints whose gate could not judge, in this call of converge
 
     def converge(self, spec: Lifecycle, *, retry: bool = True) -> Plan:
         """Work until nothing is left to do here; returns the plan that remains (steps that failed, gates that block).
@@ -50,55 +53,54 @@ class Loop:
         retry: try steps again that failed before this call; each fails once a call at most.
         """
         guard(self.ledger, spec, self.actor)
-        failed: set[str] = set()
+        self.failed.clear()
         while True:
             state = plan(self.ledger, self.store, self.project, spec)
             todo = [p for p in state.steps if p.status == "ready" or (p.status == "failed" and retry)]
-            todo = [p for p in todo if p.key not in failed]
-            judged = [d for d in state.deployments if d.status in ("judge", "ready")]
+            todo = [p for p in todo if p.key not in self.failed]
+            busy = [p for p in state.steps if p.status == "running"]
+            open_ = [d for d in state.deployments if d.status in ("judge", "ready") and d.endpoint not in self.failed]
             if todo:
-                if not self.run(spec, state, todo[0]):
-                    failed.add(todo[0].key)
-            elif any(p.status == "running" for p in state.steps):
-                self._wait(next(p for p in state.steps if p.status == "running"))
-            elif judged:
-                for deployment in judged:
-                    self._deploy(spec, deployment, failed)
-                if all(f"release:{d.endpoint}" in failed for d in judged):
-                    return state
+                made = {p.step.id: p.output for p in state.steps if p.output}
+                self.run(spec, todo[0], {role: made[i] for role, i in todo[0].step.inputs.items()})
+            elif open_:
+                self._deploy(spec, open_[0])
+            elif busy:
+                self.watch(News("waiting", busy[0].step.id, {"owner": busy[0].owner}))
+                time.sleep(2 * TICK_S)
             else:
                 return state
 
-    def run(self, spec: Lifecycle, state: Plan, one: Planned) -> Asset | None:
-        """Claim and do one step; None when it failed. Somebody else's claim is waited for."""
-        step = one.step
-        made = {p.step.id: p.output for p in state.steps if p.output}
-        return self._step(spec, one, {role: made[i] for role, i in step.inputs.items()})
-
-    def _step(self, spec: Lifecycle, one: Planned, inputs: dict[str, Asset]) -> Asset | None:
-        claim = self._claim(spec, one, inputs)
+    def run(self, spec: Lifecycle, one: Planned, inputs: dict[str, Asset]) -> Asset | None:
+        """Claim and do one step; None when it failed, or when another loop was quicker."""
+        claim = self._claim(one, inputs)
         if claim is None:
             return None
         scratch = self.project / ".longrein" / "work" / one.key[:20]
-        self.watch(
-            News(
-                "start",
-                one.step.id,
-                {"reasons": one.reasons, "attempt": claim.attempts, "log": str(scratch / "log.txt")},
-            )
-        )
+        start = {"reasons": one.reasons, "attempt": claim.attempts, "log": str(scratch / "log.txt")}
+        self.watch(News("start", one.step.id, start))
         job = self._job(spec, one.step, inputs)
         try:
-            usage = self._light(job, scratch) if one.step.light else self._process(spec, one, claim, job, scratch)
-            outputs = json.loads((scratch / "result.json").read_text("utf-8"))["outputs"]
+            outputs = self._finished(scratch) if claim.attempts > 1 else []
+            usage: dict[str, float] = {}
+            if not outputs:
+                usage = self._light(job, scratch) if one.step.light else self._process(spec, one, claim, job, scratch)
+                outputs = self._finished(scratch)
+            asset = self._record(spec, one, claim, outputs, usage)
         except Error as error:
             self._fail(one, claim, error)
             return None
-        asset = self._record(spec, one, claim, outputs, usage)
+        _tidy(scratch)
         self.watch(News("done", one.step.id, {"ref": asset.ref, "meta": asset.meta, **usage}))
         return asset
 
-    def _claim(self, spec: Lifecycle, one: Planned, inputs: dict[str, Asset]) -> Claim | None:
+    def _finished(self, scratch: Path) -> list[dict[str, Any]]:
+        """The outputs of a job that ended well: of an earlier attempt too, whose loop died before it could record them."""
+        path = scratch / "result.json"
+        outputs = json.loads(path.read_text("utf-8"))["outputs"] if path.exists() else []
+        return outputs if all(self.store.holds(o["uri"]) for o in outputs) else []
+
+    def _claim(self, one: Planned, inputs: dict[str, Asset]) -> Claim | None:
         step = one.step
         with self.ledger.transaction():
             if one.status == "ready" and (item := self.ledger.work.get(one.key)) and item.status == "done":
@@ -108,7 +110,7 @@ class Loop:
             if claim and claim.run_id == run_id:
                 self.ledger.runs.start(
                     run_id, capability=step.capability, name=step.name, experiment=step.id, actor=self.actor,
-                    step_key=one.key, config=step.config, code=step.code,
+                    step_key=one.key, config=step.config, code=json.dumps(step.code, sort_keys=True),
                 )  # fmt: skip
             if claim:
                 self.ledger.runs.log(claim.run_id, parameters=_params(step.config))
@@ -186,29 +188,26 @@ class Loop:
         return wanted[0]
 
     def _fail(self, one: Planned, claim: Claim, error: Error) -> None:
-        if error.code != "conflict":
+        if error.code != "conflict":  # a lost claim is nobody's failure
+            self.failed.add(one.key)
             with self.ledger.transaction():
                 self.ledger.work.finish(claim, error)
                 self.ledger.runs.finish(claim.run_id, "FAILED", actor=self.actor, error=error)
         self.watch(News("failed", one.step.id, error.as_dict()))
 
-    def _wait(self, one: Planned) -> None:
-        self.watch(News("waiting", one.step.id, {"owner": one.owner}))
-        time.sleep(TICK_S * 2)
-
-    def _deploy(self, spec: Lifecycle, deployment: Deployment, failed: set[str]) -> None:
-        release, subject = deployment.release, f"release:{deployment.endpoint}"
+    def _deploy(self, spec: Lifecycle, deployment: Deployment) -> None:
+        release, endpoint = deployment.release, deployment.endpoint
         assert release is not None
         if deployment.status == "judge":
             for name, state in deployment.gates.items():
                 if state == "will judge" and not self._judge(spec, deployment, name):
-                    failed.add(subject)
+                    self.failed.add(endpoint)
             return
-        revision = self.ledger.aliases.get("release", deployment.endpoint).get(ALIAS, (None, 0))[1]
+        revision = self.ledger.aliases.get("release", endpoint).get(ALIAS, (None, 0))[1]
         self.ledger.aliases.move(
-            "release", deployment.endpoint, ALIAS, release, actor=self.actor, expect=revision, reason="gates passed"
+            "release", endpoint, ALIAS, release, actor=self.actor, expect=revision, reason="gates passed"
         )
-        self.watch(News("promoted", subject, {"ref": release.ref}))
+        self.watch(News("promoted", f"release:{endpoint}", {"ref": release.ref}))
 
     def _judge(self, spec: Lifecycle, deployment: Deployment, name: str) -> bool:
         """Let one gate judge a release; False when it could not (its report could not be made)."""
@@ -249,7 +248,7 @@ class Loop:
         one = look(self.ledger, self.store, self.project, step, made)
         if one.output:
             return one.output
-        return self._step(spec, one, {role: made[i] for role, i in step.inputs.items()})
+        return self.run(spec, one, {role: made[i] for role, i in step.inputs.items()})
 
 
 class Tail:
@@ -283,6 +282,15 @@ def guard(ledger: Ledger, spec: Lifecycle, actor: str) -> None:
         )
 
 
+def _tidy(scratch: Path) -> None:
+    """Keep what a person may want to read of a finished step; its checkpoints have had their day."""
+    for path in scratch.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in ("job.json", "events.jsonl", "log.txt"):
+            path.unlink(missing_ok=True)
+
+
 def _error(scratch: Path, status: int = 1) -> Error:
     """What a job left behind when it failed; a killed one leaves nothing."""
     path = scratch / "error.json"
@@ -297,6 +305,4 @@ def _params(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _cpus() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

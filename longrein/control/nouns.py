@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -51,7 +52,7 @@ class Step:
     name: str
     capability: str  # "models.train": the module longrein/models/train.py
     config: dict[str, Any]
-    code: str
+    code: dict[str, str]  # the version of each piece of code that has a part in it
     inputs: dict[str, str] = field(default_factory=dict)  # role -> "dataset:tickets"
     sources: Callable[[Path], dict[str, str]] | None = None  # files outside the ledger: path -> digest
     light: bool = False  # a moment's work, done in the loop's own process
@@ -110,24 +111,29 @@ def steps(spec: Lifecycle) -> list[Step]:
     found: list[Step] = []
     for name, dataset in spec.datasets.items():
         found.append(
-            Step("dataset", name, "data.ingest", sparse(dataset), ingest.version(dataset), sources=_sources_of(dataset))
+            Step(
+                "dataset",
+                name,
+                "data.ingest",
+                sparse(dataset),
+                {"data.ingest": ingest.version(dataset)},
+                sources=_sources_of(dataset),
+            )
         )
     for name, words in spec.prompts.items():
-        found.append(Step("prompt", name, "models.prompt", sparse(words), prompt.VERSION, light=True))
+        found.append(Step("prompt", name, "models.prompt", sparse(words), _own(prompt), light=True))
     for name, model in spec.models.items():
         inputs = {"dataset": f"dataset:{model.dataset}"} | (
             {"prompt": f"prompt:{model.prompt}"} if model.prompt else {}
         )
-        code = plugins.version("trainer", model.trainer)
+        code = {f"trainer/{model.trainer}": plugins.version("trainer", model.trainer)}
         found.append(Step("model", name, "models.train", sparse(model), code, inputs, sources=_folders_of(model)))
         found.append(evaluation(spec, name))
     for name, endpoint in spec.endpoints.items():
         inputs = {"model": f"model:{endpoint.model}"} | (
             {"prompt": f"prompt:{endpoint.prompt}"} if endpoint.prompt else {}
         )
-        found.append(
-            Step("release", name, "models.deploy", deploy.served(endpoint), deploy.VERSION, inputs, light=True)
-        )
+        found.append(Step("release", name, "models.deploy", deploy.served(endpoint), _own(deploy), inputs, light=True))
     return found
 
 
@@ -138,7 +144,12 @@ def evaluation(spec: Lifecycle, model: str) -> Step:
     inputs = {"model": f"model:{model}", "dataset": f"dataset:{dataset}"}
     words = spec.models[model].prompt
     inputs |= {"prompt": f"prompt:{words}"} if words else {}
-    return Step("report", model, "models.evaluate", sparse(config), evaluate.VERSION, inputs)
+    return Step("report", model, "models.evaluate", sparse(config), _own(evaluate), inputs)
+
+
+def _own(module: ModuleType) -> dict[str, str]:
+    """The version of a capability that has no plugin."""
+    return {module.__name__.removeprefix("longrein."): str(module.VERSION)}
 
 
 def _sources_of(config: ingest.Config) -> Callable[[Path], dict[str, str]]:

@@ -73,8 +73,9 @@ def look(ledger: Ledger, store: Store, project: Path, step: Step, made: Mapping[
     last = ledger.work.last(step_name(step))
     wall = ledger.runs.get(last.run_id).wall_s if last else None
     if any(i not in made for i in step.inputs.values()):
-        waits = [i for i in step.inputs.values() if i not in made]
-        return Planned(step, "after", reasons=[f"{i} comes first" for i in waits], last_wall_s=wall)
+        own = differences(last.basis, {**last.basis, "config": step.config, "code": step.code}) if last else ["new"]
+        waits = [f"{i} comes first" for i in step.inputs.values() if i not in made]
+        return Planned(step, "after", reasons=[*own, *waits], last_wall_s=wall)
     basis = {
         "config": step.config,
         "code": step.code,
@@ -86,7 +87,7 @@ def look(ledger: Ledger, store: Store, project: Path, step: Step, made: Mapping[
     one = Planned(step, "ready", key, basis, last_wall_s=wall)
     if item and item.status == "done":
         one.output = _output(ledger, step, item)
-        if one.output and _held(store, one.output):
+        if one.output and store.holds(one.output.uri):
             one.status = "done"
             return one
         one.output, one.reasons = None, ["its bytes are gone from the store"]
@@ -101,7 +102,8 @@ def look(ledger: Ledger, store: Store, project: Path, step: Step, made: Mapping[
     elif item:
         one.status, one.error, one.reasons = "failed", item.error, [f"failed: {(item.error or {}).get('message', '')}"]
     else:
-        one.reasons = differences(last.basis, basis) if last else ["new"]
+        changed = differences(last.basis, basis) if last else ["new"]
+        one.reasons = changed or ["it has not run with this combination yet"]
     return one
 
 
@@ -112,19 +114,17 @@ def step_name(step: Step) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between two bases, one line each."""
     found = []
-    for part, word in (("config", ""), ("inputs", "input "), ("sources", "source ")):
+    for part, word in (("config", ""), ("inputs", "input "), ("sources", "source "), ("code", "code ")):
         before, after = _flat(old.get(part, {})), _flat(new.get(part, {}))
         for name in sorted(before.keys() | after.keys()):
             was, now = before.get(name), after.get(name)
             if was == now:
                 continue
-            if part == "config":
-                found.append(f"{name}: {_show(was)} → {_show(now)}")
+            if part in ("config", "code"):
+                found.append(f"{word}{name}: {_show(was)} → {_show(now)}")
             else:
                 found.append(f"{word}{name} " + ("is new" if was is None else "is gone" if now is None else "changed"))
-    if old.get("code") != new.get("code"):
-        found.append(f"code: {old.get('code')} → {new.get('code')}")
-    return found or ["it has not run with this combination yet"]
+    return found
 
 
 def gate_digests(spec: Lifecycle, endpoint: str) -> dict[str, str]:
@@ -183,10 +183,6 @@ def _output(ledger: Ledger, step: Step, item: Item) -> Asset | None:
         if edge.direction == "out" and (asset.kind, asset.name) == (step.kind, step.name):
             return asset
     return None
-
-
-def _held(store: Store, asset: Asset) -> bool:
-    return (store.root / asset.uri.partition("?")[0]).exists()
 
 
 def _flat(value: Any, path: tuple[str | int, ...] = ()) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def version(port: str, name: str) -> str:
 
 
 def _files(port: str) -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for folder in (BUILT_IN / port, *(p / port for p in _project)):
         found |= {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
     return found

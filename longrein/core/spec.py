@@ -79,13 +79,13 @@ class Source:
             return self._mapping(loader, node, path, inside)
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(loader, child, (*path, i), inside) for i, child in enumerate(node.value)]
-        value = loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        value = loader.construct_object(node, deep=True)
         return value if isinstance(value, (str, int, float, bool, type(None))) else str(node.value)
 
     def _mapping(self, loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path_, inside: tuple[int, ...]) -> Any:
         found: dict[str, Any] = {}
         for key_node, child in node.value:
-            key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = loader.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable) or isinstance(key, (tuple, frozenset)):
                 raise self.error(key_node.start_mark.line + 1, "a key must be plain text")
             name = key if isinstance(key, str) else str(key_node.value)

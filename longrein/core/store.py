@@ -54,6 +54,9 @@ class Store:
             raise Error("not_found", f"the store no longer holds {uri}", "rebuild it: longrein apply")
         return path
 
+    def holds(self, uri: str) -> bool:
+        return (self.root / uri.partition("?")[0]).exists()
+
     def verify(self, uri: str, expected: str) -> Path:
         """`path`, after checking that the bytes still have the digest they were stored under.
 

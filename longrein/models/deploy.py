@@ -7,7 +7,7 @@ import msgspec
 from longrein.core.digest import canonical
 from longrein.core.step import Context, Input
 
-VERSION = "1"
+VERSION = 1
 ALIAS = "prod"  # the alias of a release that its endpoint serves
 
 

@@ -5,7 +5,7 @@ import msgspec
 from longrein.core.digest import canonical
 from longrein.core.step import Context
 
-VERSION = "1"
+VERSION = 1
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

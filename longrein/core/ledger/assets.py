@@ -1,7 +1,7 @@
 """Assets: immutable, named, versioned, content-addressed; and the lineage between them, which is a query over edges."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,6 +60,7 @@ class Assets:
         """Record an asset made by `run_id`. The same content under the same name is the same version, made again."""
         Ref.parse(f"{kind}:{name}")
         with self.db.write() as connection:
+            self.db.lock_events(connection)  # two writers must not choose the same next version
             self.name(kind, name)
             old = connection.execute(
                 sa.select(assets)
@@ -73,13 +74,11 @@ class Assets:
                     sa.select(sa.func.max(assets.c.version)).where(assets.c.kind == kind, assets.c.name == name)
                 )
                 now = now_ms()
-                row = {
-                    "kind": kind, "name": name, "version": (last or 0) + 1, "digest": digest, "uri": uri, "bytes": bytes,
-                    "meta": meta or {}, "run_id": run_id, "created_ms": now, "updated_ms": now,
-                }  # fmt: skip
-                key = connection.execute(assets.insert().values(row)).inserted_primary_key
+                row = Asset(0, kind, name, (last or 0) + 1, digest, uri, bytes, meta or {}, run_id, now)
+                values = {k: v for k, v in vars(row).items() if k != "id"}
+                key = connection.execute(assets.insert().values(**values, updated_ms=now)).inserted_primary_key
                 assert key is not None
-                asset = Asset(key[0], kind, name, row["version"], digest, uri, bytes, row["meta"], run_id, now)
+                asset = replace(row, id=key[0])
                 self.events.append(actor, "asset.made", asset.ref, digest=digest, run=run_id)
             else:
                 asset = _asset(old)
@@ -112,12 +111,14 @@ class Assets:
         if asset is not None:
             return asset
         with self.db.read() as connection:
-            known = connection.scalars(sa.select(names.c.name).where(names.c.kind == ref.kind)).all()
+            known: Sequence[str] = connection.scalars(sa.select(names.c.name).where(names.c.kind == ref.kind)).all()
             if ref.name not in known:
                 raise Error("not_found", f"there is no {ref.kind} called {ref.name!r}", nearest(ref.name, known))
             live = (assets.c.kind == ref.kind, assets.c.name == ref.name, assets.c.state == "live")
-            versions = connection.scalars(sa.select(assets.c.version).where(*live).order_by(assets.c.version)).all()
-            have = connection.scalars(
+            versions: Sequence[int] = connection.scalars(
+                sa.select(assets.c.version).where(*live).order_by(assets.c.version)
+            ).all()
+            have: Sequence[str] = connection.scalars(
                 sa.select(aliases.c.alias).where(aliases.c.kind == ref.kind, aliases.c.name == ref.name)
             ).all()
         valid = [*have, *(str(v) for v in versions[-8:]), *(["latest"] if versions else [])]
@@ -203,7 +204,7 @@ class Assets:
             .where(here.c.direction == near, there.c.direction == far)
         )
         with self.db.read() as connection:
-            ids = connection.scalars(sa.select(reach.c.id).limit(limit)).all()
+            ids: Sequence[int] = connection.scalars(sa.select(reach.c.id).limit(limit)).all()
         found = self._edges_among(set(ids), near, far)
         order = {id_: i for i, id_ in enumerate(ids)}
         return Lineage(

@@ -5,7 +5,7 @@ import os
 import platform
 import socket
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +137,9 @@ class Runs:
         """Forget the points after `step`: an attempt that died logged them, and the resumed one logs them again."""
         with self.db.write() as connection:
             connection.execute(metrics.delete().where(metrics.c.run_id == run_id, metrics.c.step > step))
-            keys = connection.scalars(sa.select(latest_metrics.c.key).where(latest_metrics.c.run_id == run_id)).all()
+            keys: Sequence[str] = connection.scalars(
+                sa.select(latest_metrics.c.key).where(latest_metrics.c.run_id == run_id)
+            ).all()
             connection.execute(latest_metrics.delete().where(latest_metrics.c.run_id == run_id))
             for key in keys:
                 last = connection.execute(

@@ -1,5 +1,7 @@
 """The ledger's tables. A change here needs a migration in `migrations/versions` (a test compares the two)."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData(
@@ -12,14 +14,15 @@ metadata = sa.MetaData(
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite counts up only an INTEGER primary key
 # PostgreSQL sorts text by the server's locale unless told otherwise; the same order everywhere is worth the clause.
 Key = sa.String().with_variant(sa.String(collation="C"), "postgresql")
-Double = sa.Double()
+Double: sa.Double[float] = sa.Double()
 
 
-def _column(name: str, type_: "sa.types.TypeEngine[object] | type", *args: object, **kw: object) -> "sa.Column[object]":
-    return sa.Column(name, type_, *args, nullable=kw.pop("nullable", False), **kw)  # type: ignore[arg-type]
+def _column(name: str, type_: Any, **options: Any) -> "sa.Column[Any]":
+    """A column that holds no NULL unless it says so."""
+    return sa.Column(name, type_, **{"nullable": False, **options})
 
 
-def _pair(table: str, owner: str, owner_type: "sa.types.TypeEngine[object] | type") -> sa.Table:
+def _pair(table: str, owner: str, owner_type: Any) -> sa.Table:
     """A key-value side table."""
     return sa.Table(
         table,

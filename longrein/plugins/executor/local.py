@@ -13,7 +13,7 @@ import msgspec
 
 from longrein.core.step import Job
 
-VERSION = "1"
+VERSION = 1
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 import msgspec
 import torch
 from msgspec import Meta, Struct
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from longrein.core import digest
@@ -168,9 +168,7 @@ def _encode(
     return train, validation
 
 
-def _model(
-    context: Context, recipe: Recipe, options: Options, tokenizer: PreTrainedTokenizerBase
-) -> models.PreTrainedModel:
+def _model(context: Context, recipe: Recipe, options: Options, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     if recipe.base is None:
         return models.from_scratch(recipe, tokenizer)
     lora = recipe.method == "lora"

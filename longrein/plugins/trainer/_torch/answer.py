@@ -16,7 +16,7 @@ from longrein.plugins.trainer._torch.rows import batches
 from longrein.plugins.trainer._torch.text import conversation, encode_talks
 
 CHUNK_ROWS = 4000
-SCORE_TOKENS = 4096  # of a batch that is only scored
+SCORE_TOKENS = 1024  # of a batch that is only scored
 DECODE_ROWS = 64
 
 
@@ -86,7 +86,12 @@ class Answerer:
         answers, open_rows = [list(d.answer or []) for d in drafts], set(range(len(drafts)))
         for _ in range(max(1, min(limit, self.context - width))):
             out = self.model(
-                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
             )
             best = out.logits[:, -1].float().log_softmax(-1).max(-1)
             for i in list(open_rows):

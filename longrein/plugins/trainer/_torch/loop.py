@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from longrein.core.errors import Error
 from longrein.core.step import Context
@@ -43,7 +44,7 @@ class Loop:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         optimizers: list[torch.optim.Optimizer],
         data: tuple[Rows, Rows],  # train, validation
         recipe: Recipe,
@@ -91,7 +92,7 @@ class Loop:
             loss = self._update(batch)
             if not math.isfinite(loss):
                 raise Error("failed", f"the loss became {loss} at step {state.step}", "lower learning_rate")
-            state.batch, state.step, state.tokens = state.batch + 1, state.step + 1, state.tokens + batch.count
+            state.batch, state.step, state.tokens = state.batch + 1, state.step + 1, state.tokens + batch.size
             state.loss += loss
             if state.step % self.logged_every == 0 or state.step == self.steps:
                 self.context.metrics({"loss": loss}, state.step)
@@ -108,7 +109,7 @@ class Loop:
         with self.autocast:
             total, weight = self.scored.loss(batch.to(self.device))
         loss = total / weight
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.trainable.values(), self.clip)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -157,7 +158,7 @@ class Loop:
         )
 
     def _save(self) -> None:
-        tensors = {f"model.{name}": p for name, p in self.trainable.items()}
+        tensors: dict[str, torch.Tensor] = {f"model.{name}": p for name, p in self.trainable.items()}
         tensors |= {f"best.{name}": p for name, p in self.best.items()}
         for k, optimizer in enumerate(self.optimizers):
             for i, values in optimizer.state_dict()["state"].items():

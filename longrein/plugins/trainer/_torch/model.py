@@ -78,12 +78,13 @@ def from_folder(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedMo
         raise Error("invalid", f"{folder} holds no model that can be loaded: {error}") from error
 
 
-def with_lora(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> nn.Module:
+def with_lora(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> PreTrainedModel:
     """Low-rank adapters (Hu et al. 2021) on every linear layer but the head; nothing else is trained."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"))
+    adapted: PreTrainedModel = get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"))
+    return adapted
 
 
 class Scored:
@@ -93,7 +94,7 @@ class Scored:
     cost nothing in the largest matrix of a small model.
     """
 
-    def __init__(self, model: PreTrainedModel | nn.Module) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self._keep: torch.Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._select)
@@ -105,7 +106,8 @@ class Scored:
         """float32 [kept, vocabulary]: predictions made at the flat positions `keep` of tokens [rows, length]."""
         self._keep = keep
         try:
-            return self.model(input_ids=tokens, use_cache=False).logits.float()
+            logits: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits.float()
+            return logits
         finally:
             self._keep = None
 

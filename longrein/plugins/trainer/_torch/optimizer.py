@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
+from transformers import PreTrainedModel
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: steep at zero, singular values end in about 0.7 … 1.2
 ROUNDS = 5
@@ -29,18 +30,18 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            alike: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+            alike: dict[tuple[int, ...], list[torch.Tensor]] = defaultdict(list)
             for param in group["params"]:
                 if param.grad is not None:
                     alike[tuple(sorted(param.shape))].append(param)
             for params in alike.values():
                 self._update(params, group)
 
-    def _update(self, params: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _update(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
         for param in params:
             if not self.state[param]:
                 self.state[param]["momentum"] = torch.zeros_like(param)
-        buffers, grads = [self.state[p]["momentum"] for p in params], [p.grad for p in params]
+        buffers, grads = [self.state[p]["momentum"] for p in params], [p.grad for p in params if p.grad is not None]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         nesterov = torch._foreach_lerp(grads, buffers, group["momentum"])
         wide = torch.stack([n if n.shape[0] <= n.shape[1] else n.T for n in nesterov])
@@ -63,7 +64,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     return x.to(matrices.dtype)
 
 
-def optimizers_for(model: nn.Module, kind: str, lr: float, weight_decay: float) -> list[Optimizer]:
+def optimizers_for(model: PreTrainedModel, kind: str, lr: float, weight_decay: float) -> list[Optimizer]:
     """AdamW alone, or Muon for the matrices inside the layers and AdamW for embeddings, head and vectors."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}

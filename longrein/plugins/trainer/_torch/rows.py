@@ -52,10 +52,10 @@ def encode(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
 class Batch(NamedTuple):
     tokens: torch.Tensor  # int64 [rows, length], padded on the right: causal attention never sees the padding
     weights: torch.Tensor  # float32 [rows, length]: of the loss on each token; 0 for the first and for padding
-    count: int  # tokens without padding
+    size: int  # tokens without padding
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.tokens.to(device), self.weights.to(device), self.count)
+        return Batch(self.tokens.to(device), self.weights.to(device), self.size)
 
 
 def batches(lengths: np.ndarray, batch_tokens: int, rng: np.random.Generator | None) -> list[np.ndarray]:

@@ -81,11 +81,13 @@ def tokenizer_for(recipe: Recipe, project: Path, texts: Iterable[str], vocabular
 
 def conversation(row: Mapping[str, Any], system: str) -> list[Message]:
     """A row as messages: its own `messages`, or its input and output, with the system message before them."""
-    head = [{"role": "system", "content": system}] if system else []
     if row.get("messages"):
-        own = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
-        return own if own[0]["role"] == "system" else head + own
-    return [*head, {"role": "user", "content": row["input"]}, {"role": "assistant", "content": row["output"]}]
+        talk: list[Message] = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+    else:
+        talk = [{"role": "user", "content": row["input"]}, {"role": "assistant", "content": row["output"]}]
+    if not system or talk[0]["role"] == "system":
+        return talk
+    return [{"role": "system", "content": system}, *talk]
 
 
 class Segment(NamedTuple):
@@ -117,7 +119,7 @@ def render(tokenizer: PreTrainedTokenizerBase, talks: list[list[Message]]) -> li
 def _apply(tokenizer: PreTrainedTokenizerBase, talks: list[list[Message]], prompt: bool) -> list[str]:
     if not talks:
         return []
-    return tokenizer.apply_chat_template(talks, tokenize=False, add_generation_prompt=prompt)
+    return list(tokenizer.apply_chat_template(talks, tokenize=False, add_generation_prompt=prompt))
 
 
 def encode_talks(

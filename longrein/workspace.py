@@ -127,6 +127,10 @@ class Workspace:
 
         return rollback(self.ledger, endpoint, to, actor=self.actor, reason=reason)
 
+    def note(self, ref: str, text: str) -> None:
+        """Write a note on a version, in place of the one before."""
+        self.ledger.assets.describe(self.asset(ref), text, actor=self.actor)
+
     # -- runs of one's own
 
     @contextmanager

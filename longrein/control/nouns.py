@@ -1,5 +1,6 @@
 """The nouns of a lifecycle file and the steps they stand for. A new noun is one entry here and a module of its own."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,8 @@ def read(file: Path) -> Lifecycle:
     if "project" not in values:
         raise source.error(1, "needs the key 'project'", "add `project: name` at the top")
     spec = Lifecycle(**values)
+    if spec.ledger and re.search(r"//[^/@]*:[^/@]+@", spec.ledger):
+        raise source.error(("ledger",), "holds a password", "put the whole url in the variable LONGREIN_LEDGER instead")
     _check_names(spec, source)
     return spec
 

@@ -98,6 +98,17 @@ class Assets:
             done = connection.execute(self.db.insert(names).values(row).on_conflict_do_nothing())
             return done.rowcount == 1
 
+    def describe(self, asset: Asset, text: str, *, actor: str) -> None:
+        """Replace an asset's note: the only thing about it that may change."""
+        with self.db.write() as connection:
+            where = assets.c.id == asset.id
+            connection.execute(assets.update().where(where).values(description=text, updated_ms=now_ms()))
+            self.events.append(actor, "asset.described", asset.ref, text=text[:200])
+
+    def description(self, asset: Asset) -> str:
+        with self.db.read() as connection:
+            return connection.scalar(sa.select(assets.c.description).where(assets.c.id == asset.id)) or ""
+
     def link(self, run_id: str, asset_id: int, direction: str, role: str = "") -> None:
         """Record that a run read ("in") or made ("out") an asset; twice is harmless."""
         row = {"run_id": run_id, "asset_id": asset_id, "direction": direction, "role": role}

@@ -14,6 +14,7 @@ VERSION = 1
 
 _repeat = re.compile(r"(.{1,8}?)\1{4,}", re.DOTALL)
 _markup = re.compile(r"<[a-zA-Z/!][^<>]{0,500}>|&(?:[a-zA-Z]{2,8}|#\d{1,6});")
+_han = re.compile("[\u4e00-\u9fff]")
 _replacement = re.compile("\ufffd|锟斤拷|烫烫烫|屯屯屯")
 # UTF-8 read as Latin-1 or Windows-1252: a lead byte's character, then what a continuation byte looks like.
 _latin = re.compile(
@@ -56,7 +57,7 @@ class Noise:
             return "mark-up"
         if sum(map(str.isalnum, solid)) < options.min_letters * size:
             return "symbols"
-        if size >= 8 and sum(len(m[0]) for m in _repeat.finditer(solid)) > options.max_repeat * size:
+        if size >= 6 and sum(len(m[0]) for m in _repeat.finditer(solid)) > options.max_repeat * size:
             return "repetition"
         if not text.isascii() and _mojibake(text) > options.max_mojibake * size:
             return "mojibake"
@@ -66,16 +67,13 @@ class Noise:
 def _mojibake(text: str) -> int:
     """How many characters come from a wrong decoding."""
     wrong = sum(map(len, _replacement.findall(text))) + sum(map(len, _latin.findall(text)))
-    return wrong or (len(text) if _utf8_as_gbk(text) else 0)
+    return max(wrong, _utf8_as_gbk(text))
 
 
-def _utf8_as_gbk(text: str) -> bool:
-    """浣犲ソ was 你好: as GB18030 bytes it is valid UTF-8 again, which chance allows for short texts only."""
-    try:
-        back = text.encode("gb18030").decode("utf-8")
-    except UnicodeError:
-        return False
-    return len(back) >= 4
+def _utf8_as_gbk(text: str) -> int:
+    """浣犲ソ was 你好: as GB18030 bytes it is UTF-8 again, three bytes a character; real Chinese hardly ever is."""
+    back = len(_han.findall(text.encode("gb18030", "ignore").decode("utf-8", "ignore")))
+    return round(back * 1.5) if back >= 2 and back * 3 >= len(text) else 0
 
 
 plugin = Noise

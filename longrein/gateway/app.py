@@ -1,0 +1,186 @@
+"""The gateway's routes, what every response carries, and how errors look."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from longrein.core.errors import Error
+from longrein.core.ledger import now_ms
+from longrein.gateway import openai
+from longrein.gateway.auth import Door, is_loopback
+from longrein.gateway.inference import KINDS, Inference, retry_after
+from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges
+from longrein.gateway.replicas import Fleet, Lane
+
+STATS_S = 2.0  # how long /metrics waits for an engine's numbers
+ID_PREFIX = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
+
+
+def build(
+    inference: Inference, door: Door, routes: Iterable[BaseRoute], ledger_error: Callable[[], str], lifespan: Any
+) -> Starlette:
+    """`routes`: more of them, already guarded. `ledger_error`: why the ledger is away, or ""."""
+    status = _Status(inference.fleet, inference.metrics, door, ledger_error)
+    answers = [Route(path, inference, methods=["POST"]) for path in KINDS]
+    models = [Route("/v1/models", status.models), Route("/v1/models/{name}", status.model)]
+    return Starlette(
+        routes=[
+            Route("/healthz", status.health),
+            Route("/readyz", status.ready),
+            Route("/metrics", status.metrics),
+            *door.guard([*answers, *models], "infer"),
+            *routes,
+        ],
+        middleware=[Middleware(_Identify, inference.metrics)],
+        exception_handlers={Error: _on_error, HTTPException: _on_http, Exception: _on_bug},
+        lifespan=lifespan,
+    )
+
+
+def respond(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+class _Identify:
+    """Gives every request an id that `longrein why` understands, and every response that id."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        id = scope["longrein.id"] = f"{ID_PREFIX.get(scope['path'], 'req-')}{now_ms():012x}{secrets.token_hex(6)}"
+
+        async def identified(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", id.encode())]
+            await send(message)
+
+        await self.app(scope, receive, identified)
+
+
+class _Status:
+    """What the server says of itself."""
+
+    def __init__(self, fleet: Fleet, metrics: Metrics, door: Door, ledger_error: Callable[[], str]) -> None:
+        self.fleet, self.numbers, self.door, self.ledger_error = fleet, metrics, door, ledger_error
+
+    async def health(self, request: Request) -> Response:
+        return respond({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """200 once some endpoint answers (or there is none), though others may be unavailable: the body says which."""
+        endpoints = {name: describe(lane) for name, lane in self.fleet.lanes.items()}
+        states = {e["state"] for e in endpoints.values()}
+        good = "serving" in states or not states - {"empty"}
+        word = "ready" if states <= {"serving", "empty"} else "degraded" if good else "not ready"
+        body = {"status": word, "endpoints": endpoints, "ledger": self.ledger_error() or "ok"}
+        return respond(body, 200 if good else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus on this machine needs no key."""
+        if not (request.client and is_loopback(request.client.host)):
+            self.door.admit(request.scope, "any")
+        lanes = [lane for lane in self.fleet.lanes.values() if lane.serving]
+        found = await asyncio.gather(*map(_engine_stats, lanes))
+        inflight = Counter("longrein_inflight", "Answers under way.", ("endpoint", "release"), "gauge")
+        ready = Counter("longrein_endpoint_up", "1 when the endpoint answers.", ("endpoint",), "gauge")
+        ledger = Counter("longrein_ledger_up", "1 when the ledger could be read.", (), "gauge")
+        inflight.values = {labels(lane): lane.serving.inflight for lane in lanes if lane.serving}
+        ready.values = {(name,): lane.state == "serving" for name, lane in self.fleet.lanes.items()}
+        ledger.values = {(): not self.ledger_error()}
+        stats = dict(zip(map(labels, lanes), found, strict=True))
+        text = self.numbers.render([inflight, ready, ledger, *engine_gauges(stats)])
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self, request: Request) -> Response:
+        lanes = [lane for _, lane in sorted(self.fleet.lanes.items()) if lane.wanted]
+        return respond({"object": "list", "data": [_model(lane) for lane in lanes]})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self.fleet.lanes:
+            self.fleet.route(name)
+        return respond(_model(self.fleet.lanes[name]))
+
+
+def describe(lane: Lane) -> dict[str, Any]:
+    """An endpoint in words: what it serves, what it should serve, and what stands in the way."""
+    value: dict[str, Any] = {"state": lane.state}
+    if lane.serving:
+        value["release"] = lane.serving.target.ref
+    if lane.wanted and not (lane.serving and lane.serving.target.digest == lane.wanted.digest):
+        value["wanted"] = lane.wanted.ref
+    if lane.error:
+        value["error"] = lane.error.as_dict()
+    return value
+
+
+def labels(lane: Lane) -> Labels:
+    return (lane.name, lane.serving.target.digest[:12] if lane.serving else "")
+
+
+async def _engine_stats(lane: Lane) -> dict[str, Any]:
+    try:
+        assert lane.serving
+        return await asyncio.wait_for(lane.serving.engine.stats(), STATS_S)
+    except (Error, TimeoutError):
+        return {}
+
+
+def _model(lane: Lane) -> dict[str, Any]:
+    target = (lane.serving and lane.serving.target) or lane.wanted
+    created = target.created_ms // 1000 if target else 0
+    release = target.ref if target else None
+    return {"id": lane.name, "object": "model", "created": created, "owned_by": "longrein", "release": release}
+
+
+def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Error)
+    body = _shape(request.url.path, error)
+    headers = {name.decode(): value.decode() for name, value in retry_after(error)}
+    if error.code == "unauthorized":
+        headers["www-authenticate"] = "Bearer"
+    return respond(body, error.http_status, headers)
+
+
+def _shape(path: str, error: Error) -> dict[str, Any]:
+    """An error as clients of that API expect it: OpenAI's, MLflow's, or ours."""
+    if path.startswith("/v1/"):
+        return openai.error_body(error)
+    if path.startswith(("/api/2.0/", "/api/3.0/")):
+        code = {"unauthorized": "UNAUTHENTICATED", "forbidden": "PERMISSION_DENIED"}.get(error.code, "INVALID_STATE")
+        return {"error_code": code, "message": f"{error.message}; {error.hint}"}
+    return {"error": error.as_dict()}
+
+
+def _on_http(request: Request, error: Exception) -> Response:
+    """No such path, or not by this method."""
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "invalid", 413: "too_large"}
+    message = f"{request.method} {request.url.path[:200]}: {error.detail.lower()}"
+    shown = Error(
+        codes.get(error.status_code, "failed"), message, "GET /openapi.json lists what there is", openai_code=None
+    )
+    response = _on_error(request, shown)
+    response.status_code = error.status_code
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _on_bug(request: Request, error: Exception) -> Response:
+    """Starlette raises it again afterwards, so that the traceback is in the log."""
+    hint = f"the server's log has more under {request.scope.get('longrein.id')}"
+    return _on_error(request, Error("failed", "something went wrong in the server", hint))

@@ -1,0 +1,176 @@
+"""The management API below /api/v1: what the console and the command line do, over HTTP; thin over the ledger."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from longrein.core.errors import Error
+from longrein.core.ledger import Asset, Ledger, Run
+from longrein.core.ref import Ref
+from longrein.core.store import Store
+from longrein.gateway.inference import read_body
+
+PREFIX = "/api/v1"
+MAX_LIMIT = 1000
+MAX_BODY_BYTES = 1 << 20
+T = TypeVar("T")
+Why = Callable[[Ledger, Store, str], Any]
+
+
+class Promote(msgspec.Struct, forbid_unknown_fields=True):
+    """Point an alias at a version. Its gates decide: 409 `blocked` when one has not passed this very digest."""
+
+    ref: str
+    alias: str = "prod"
+    reason: str = ""
+
+
+class Rollback(msgspec.Struct, forbid_unknown_fields=True):
+    """Point an endpoint back at a release it served before: the previous one, or `to` (a version or a whole ref)."""
+
+    endpoint: str
+    to: str | None = None
+    reason: str = ""
+
+
+class _Management:
+    """The handlers: plain functions, which Starlette runs in threads, for the ledger may take its time."""
+
+    def __init__(self, ledger: Ledger, store: Store, refresh: Callable[[], None], why: Why | None) -> None:
+        self.ledger, self.store, self.refresh, self.explain = ledger, store, refresh, why
+
+    def assets(self, request: Request) -> Response:
+        query = _query(request, "kind", "name")
+        found = self.ledger.assets.recent(query["kind"], query["name"], _limit(request))
+        return _json({"assets": [_asset(a) for a in found]})
+
+    def asset(self, request: Request) -> Response:
+        asset = self.ledger.assets.get(request.path_params["ref"])
+        held = self.ledger.aliases.get(asset.kind, asset.name)
+        aliases = [alias for alias, (target, _) in held.items() if target.id == asset.id]
+        verdicts = [asdict(v) for v in self.ledger.aliases.verdicts(asset.digest)]
+        makers = [edge.run_id for edge in self.ledger.assets.makers(asset.id)]
+        return _json({**_asset(asset), "aliases": aliases, "verdicts": verdicts, "runs": makers})
+
+    def runs(self, request: Request) -> Response:
+        query = _query(request, "capability", "name")
+        found = self.ledger.runs.recent(query["capability"], query["name"], _limit(request))
+        return _json({"runs": [asdict(run) for run in found]})
+
+    def run(self, request: Request) -> Response:
+        run: Run = self.ledger.runs.get(request.path_params["id"])
+        metrics = {k: v if math.isfinite(v) else str(v) for k, v in self.ledger.runs.metrics(run.id).items()}
+        more = {"metrics": metrics, "params": self.ledger.runs.params(run.id), "tags": self.ledger.runs.tags(run.id)}
+        sides: dict[str, list[Any]] = {"in": [], "out": []}
+        for edge, asset in self.ledger.assets.of_run(run.id):
+            sides[edge.direction].append({"role": edge.role, "ref": asset.ref, "digest": asset.digest})
+        return _json({**asdict(run), **more, "inputs": sides["in"], "outputs": sides["out"]})
+
+    def lineage(self, request: Request) -> Response:
+        direction = _query(request, "direction")["direction"] or "up"
+        if direction not in ("up", "down"):
+            raise Error("invalid", f"direction cannot be {direction[:50]!r}", "up or down", param="direction")
+        found = self.ledger.assets.lineage(
+            self.ledger.assets.get(request.path_params["ref"]), direction, _limit(request)
+        )
+        edges = [asdict(edge) for edge in found.edges]
+        return _json({"assets": [_asset(a) for a in found.assets], "runs": found.runs, "edges": edges})
+
+    def events(self, request: Request) -> Response:
+        query = _query(request, "subject", "kind")
+        after = _number(request, "after", 0, 2**62)
+        found = self.ledger.events.recent(query["subject"], query["kind"], _limit(request), after)
+        return _json({"events": [event._asdict() for event in found]})
+
+    def requests(self, request: Request) -> Response:
+        found = self.ledger.requests.recent(_query(request, "endpoint")["endpoint"], _limit(request))
+        return _json({"requests": found})
+
+    def why(self, request: Request) -> Response:
+        if self.explain is None:
+            raise Error("unavailable", "this server cannot trace answers", f"longrein why {request.path_params['id']}")
+        return _json(self.explain(self.ledger, self.store, request.path_params["id"]))
+
+    def promote(self, request: Request, body: Promote) -> Response:
+        asset = self.ledger.assets.get(body.ref)
+        revision = self.ledger.aliases.move(
+            asset.kind, asset.name, body.alias, asset, actor=request.state.actor, reason=body.reason
+        )
+        self.refresh()
+        return _json({"ref": asset.ref, "alias": body.alias, "revision": revision})
+
+    def rollback(self, request: Request, body: Rollback) -> Response:
+        subject = f"release:{body.endpoint}"
+        if body.to is None:
+            target = self.ledger.aliases.previous("release", body.endpoint, "prod")
+            if target is None:
+                raise Error("not_found", f"{subject}@prod has nothing to go back to", f"longrein ls {subject}")
+        else:
+            target = self.ledger.assets.get(Ref.parse(body.to if ":" in body.to else f"{subject}@{body.to}"))
+        revision = self.ledger.aliases.move(
+            "release", body.endpoint, "prod", target, actor=request.state.actor, reason=body.reason, back=True
+        )
+        self.refresh()
+        return _json({"endpoint": body.endpoint, "ref": target.ref, "revision": revision})
+
+
+def routes(ledger: Ledger, store: Store, refresh: Callable[[], None], why: Why | None = None) -> list[Route]:
+    """`refresh` makes the gateway follow the ledger at once; `why` traces a request (longrein.control.why)."""
+    handle = _Management(ledger, store, refresh, why)
+    return [
+        Route(f"{PREFIX}/assets", handle.assets),
+        Route(f"{PREFIX}/assets/{{ref}}", handle.asset),
+        Route(f"{PREFIX}/runs", handle.runs),
+        Route(f"{PREFIX}/runs/{{id}}", handle.run),
+        Route(f"{PREFIX}/lineage/{{ref}}", handle.lineage),
+        Route(f"{PREFIX}/events", handle.events),
+        Route(f"{PREFIX}/requests", handle.requests),
+        Route(f"{PREFIX}/why/{{id}}", handle.why),
+        Route(f"{PREFIX}/promote", _with_body(handle.promote, Promote), methods=["POST"]),
+        Route(f"{PREFIX}/rollback", _with_body(handle.rollback, Rollback), methods=["POST"]),
+    ]
+
+
+def _with_body(handler: Callable[[Request, Any], Response], type_: type[T]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        data = await read_body(request.scope, request.receive, MAX_BODY_BYTES)
+        try:
+            body = msgspec.json.decode(data, type=type_)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Error("invalid", f"the body cannot be used: {error}", "send JSON, UTF-8") from error
+        return await asyncio.to_thread(handler, request, body)
+
+    endpoint.__name__ = handler.__name__
+    return endpoint
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _asset(asset: Asset) -> dict[str, Any]:
+    return {"ref": asset.ref, **asdict(asset)}
+
+
+def _query(request: Request, *names: str) -> dict[str, str]:
+    return {name: request.query_params.get(name, "") for name in names}
+
+
+def _limit(request: Request) -> int:
+    return _number(request, "limit", 100, MAX_LIMIT)
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) > most:
+        raise Error("invalid", f"{name} must be a whole number up to {most}, not {text[:50]!r}", param=name)
+    return int(text)

@@ -1,0 +1,112 @@
+"""Counters and histograms of the gateway in plain dictionaries, shown in Prometheus' text format."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+LOWEST, HIGHEST = -10, 9  # histogram buckets: powers of two from 1 ms to 512 s
+BOUNDS = [2.0**e for e in range(LOWEST, HIGHEST + 1)]
+Labels = tuple[str, ...]
+
+
+class Counter:
+    """A number for each combination of label values; a gauge when it may fall."""
+
+    def __init__(self, name: str, help: str, labels: Labels = (), kind: str = "counter") -> None:
+        self.name, self.help, self.labels, self.kind = name, help, labels, kind
+        self.values: dict[Labels, float] = {}
+
+    def add(self, values: Labels, amount: float = 1) -> None:
+        self.values[values] = self.values.get(values, 0) + amount
+
+    def render(self) -> Iterable[str]:
+        yield from _head(self.name, self.help, self.kind)
+        for values, number in self.values.items():
+            yield f"{self.name}{_labels(self.labels, values)} {_number(number)}"
+
+
+class Histogram:
+    """Durations in seconds, counted in buckets of powers of two."""
+
+    def __init__(self, name: str, help: str, labels: Labels = ()) -> None:
+        self.name, self.help, self.labels = name, help, labels
+        self.counts: dict[Labels, list[int]] = {}
+        self.sums: dict[Labels, float] = {}
+
+    def observe(self, values: Labels, seconds: float) -> None:
+        counts = self.counts.get(values)
+        if counts is None:
+            counts = self.counts[values] = [0] * (len(BOUNDS) + 1)
+            self.sums[values] = 0.0
+        mantissa, exponent = math.frexp(seconds)
+        exponent -= mantissa == 0.5  # a power of two belongs to the bucket it bounds
+        counts[min(max(exponent - LOWEST, 0), len(BOUNDS))] += 1
+        self.sums[values] += seconds
+
+    def render(self) -> Iterable[str]:
+        yield from _head(self.name, self.help, "histogram")
+        for values, counts in self.counts.items():
+            total = 0
+            for bound, count in zip([*map(_number, BOUNDS), "+Inf"], counts, strict=True):
+                total += count
+                yield f"{self.name}_bucket{_labels((*self.labels, 'le'), (*values, bound))} {total}"
+            yield f"{self.name}_sum{_labels(self.labels, values)} {_number(self.sums[values])}"
+            yield f"{self.name}_count{_labels(self.labels, values)} {total}"
+
+
+class Metrics:
+    """What the gateway counts."""
+
+    def __init__(self) -> None:
+        per_release = ("endpoint", "release")
+        self.requests = Counter(
+            "longrein_requests_total", "Requests for answers, by HTTP status.", (*per_release, "status")
+        )
+        self.tokens = Counter("longrein_tokens_total", "Tokens read and written.", (*per_release, "direction"))
+        self.latency = Histogram("longrein_request_seconds", "From the request's arrival to its end.", per_release)
+        self.first = Histogram("longrein_first_token_seconds", "From arrival to the first token.", per_release)
+        self.refused = Counter("longrein_refused_total", "Requests refused before they reached a handler.", ("status",))
+        self.restarts = Counter("longrein_engine_restarts_total", "Engines that ended unexpectedly.", ("endpoint",))
+
+    def render(self, gauges: Iterable[Counter] = ()) -> str:
+        parts: list[Counter | Histogram] = [
+            self.requests,
+            self.tokens,
+            self.latency,
+            self.first,
+            self.refused,
+            self.restarts,
+            *gauges,
+        ]
+        return "\n".join(line for part in parts for line in part.render()) + "\n"
+
+
+def engine_gauges(stats: Mapping[Labels, Mapping[str, Any]]) -> list[Counter]:
+    """The numbers in {(endpoint, release): engine stats} as metrics; those that end in _total only grow."""
+    found: dict[str, Counter] = {}
+    for values, numbers in stats.items():
+        for key, number in numbers.items():
+            if isinstance(number, (int, float)):
+                kind = "counter" if key.endswith("_total") else "gauge"
+                name, text = f"longrein_engine_{key}", "See the statistics of the engine port."
+                found.setdefault(key, Counter(name, text, ("endpoint", "release"), kind)).values[values] = number
+    return list(found.values())
+
+
+def _head(name: str, help: str, kind: str) -> list[str]:
+    return [f"# HELP {name} {help}", f"# TYPE {name} {kind}"]
+
+
+def _labels(names: Labels, values: Labels) -> str:
+    if not names:
+        return ""
+    pairs = (f'{n}="{_escape(v)}"' for n, v in zip(names, values, strict=True))
+    return "{" + ",".join(pairs) + "}"
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))

@@ -1,0 +1,202 @@
+"""The bodies of OpenAI's API as clients send them, checked and turned into requests for an engine; and its errors.
+
+Honoured: model, messages or prompt, n, stop, seed, temperature, top_p, max_tokens, max_completion_tokens,
+presence_penalty, frequency_penalty, logprobs, top_logprobs, stream, stream_options; beside them vLLM's top_k, min_p,
+repetition_penalty, min_tokens and ignore_eos. IGNORED ones change nothing in the answer's text. Those in LATER are
+refused unless they ask for nothing. Everything else is refused by name. As with OpenAI, null means "not given".
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from longrein.core.errors import Error, nearest
+from longrein.core.generation import Request
+
+SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "min_tokens", "ignore_eos",
+)  # fmt: skip
+IGNORED = (
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+)  # fmt: skip
+LATER: dict[str, tuple[Any, ...]] = {  # not supported yet, and the values that ask for nothing
+    "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "functions": ([],),
+    "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "logit_bias": ({},),
+    "modalities": (["text"],), "audio": (), "prediction": (), "reasoning_effort": (), "verbosity": (), "web_search_options": (), "best_of": (1,),
+    "echo": (False,), "suffix": ("",),
+}  # fmt: skip
+MAX_CHOICES = 128
+SEED_RANGE = 2**63
+
+
+class Part(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+    name: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As chat templates know it."""
+        role = "system" if self.role == "developer" else self.role
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": role, "content": text}
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class _Body(msgspec.Struct, kw_only=True):
+    """What the gateway itself reads of a body; SAMPLING goes to the engine's Request as it is."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    stop: str | list[str] = []
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+
+
+class ChatBody(_Body, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+    def prompts(self) -> list[dict[str, Any]]:
+        return [{"messages": [message.plain() for message in self.messages]}]
+
+    def shared(self) -> dict[str, Any]:
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise _invalid("max_tokens", "max_tokens and max_completion_tokens differ", "give one of them")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise _invalid("top_logprobs", "top_logprobs needs logprobs", "add  logprobs: true")
+        return {"max_tokens": next(iter(limits), None), "logprobs": (self.top_logprobs or 0) if self.logprobs else None}
+
+
+class CompletionBody(_Body, kw_only=True):
+    prompt: str | list[str | int | list[int]]  # one text, or token ids; or several of either
+    max_tokens: Annotated[int, Meta(ge=1)] | None = 16  # OpenAI's default
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+    def prompts(self) -> list[dict[str, Any]]:
+        kinds = {type(item) for item in self.prompt} if isinstance(self.prompt, list) else {int}
+        if len(kinds) != 1:
+            raise _invalid("prompt", "prompt is empty or mixes texts and tokens", "send a text, or a list of one kind")
+        return [{"prompt": prompt} for prompt in ([self.prompt] if kinds == {int} else self.prompt)]
+
+    def shared(self) -> dict[str, Any]:
+        return {"max_tokens": self.max_tokens, "logprobs": self.logprobs}
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A checked body. requests: one for each choice, `n` in a row for each prompt."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    n: int
+    requests: list[Request]
+
+
+def parse(data: bytes, type_: type[ChatBody] | type[CompletionBody]) -> Ask:
+    """Errors: `invalid`, with the parameter's name."""
+    given = _decode(data)
+    valid = {*SAMPLING, *IGNORED, *LATER, *type_.__struct_fields__}
+    for key, value in given.items():
+        if key not in valid:
+            raise _invalid(key[:100], f"there is no parameter {key[:100]!r}", nearest(key[:100], valid - LATER.keys()))
+        if key in LATER and value not in LATER[key]:
+            raise _invalid(key, f"{key} is not supported yet", "leave it out")
+    body = _convert({k: given[k] for k in type_.__struct_fields__ if k in given}, type_)
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop
+    shared = {"stop": stop, **body.shared(), **{k: given[k] for k in SAMPLING if k in given}}
+    prompts = [_convert({**prompt, **shared}, Request) for prompt in body.prompts()]
+    if len(prompts) * body.n > MAX_CHOICES:
+        raise _invalid("n", f"{len(prompts) * body.n} answers are too many for one request", f"at most {MAX_CHOICES}")
+    requests = [_nth(request, i) for request in prompts for i in range(body.n)]
+    usage = bool(body.stream_options and body.stream_options.include_usage)
+    return Ask(body.model, body.stream, usage, body.n, requests)
+
+
+def with_system(request: Request, system: str | None) -> Request:
+    """The request with the release's system prompt in front, unless the client brought one of its own."""
+    if system is None or request.messages is None or any(m["role"] == "system" for m in request.messages):
+        return request
+    return msgspec.structs.replace(request, messages=[{"role": "system", "content": system}, *request.messages])
+
+
+def error_body(error: Error) -> dict[str, Any]:
+    """An error in OpenAI's shape. The hint stands in the message too: most clients show nothing else."""
+    kind, code = _KINDS.get(error.code, ("server_error", error.code))
+    message = f"{error.message}; {error.hint}" if error.hint else error.message
+    return {
+        "error": {
+            "message": message,
+            "type": kind,
+            "param": error.details.get("param"),
+            "code": error.details.get("openai_code", code),
+        }
+    }
+
+
+_KINDS = {  # code -> OpenAI's type and code
+    "invalid": ("invalid_request_error", "invalid_value"),
+    "not_found": ("invalid_request_error", "model_not_found"),
+    "too_large": ("invalid_request_error", "request_too_large"),
+    "unauthorized": ("authentication_error", "invalid_api_key"),
+    "forbidden": ("permission_error", "insufficient_permissions"),
+    "overloaded": ("rate_limit_error", "rate_limit_exceeded"),
+}
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(data)
+    except UnicodeDecodeError as error:
+        raise _invalid(None, "the body is not UTF-8", "encode it as UTF-8") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _invalid(None, f"the body is not JSON: {error}", "send one JSON object") from error
+    if not isinstance(value, dict):
+        raise _invalid(None, "the body is not a JSON object", 'send {"model": …}')
+    given = {k: v for k, v in value.items() if v is not None}
+    if isinstance(messages := given.get("messages"), list):  # a client's own copy of an answer is full of nulls
+        given["messages"] = [_without_null(m) if isinstance(m, dict) else m for m in messages]
+    return given
+
+
+def _without_null(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in message.items() if v is not None}
+
+
+def _convert(value: dict[str, Any], type_: type[Any]) -> Any:
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        param = path.strip(".`") or None
+        if param is None and "required field" in what:
+            param = what.split("`")[1]
+            raise _invalid(param, f"the parameter {param!r} is missing", "see docs: the OpenAI API") from error
+        shown = f"{param}: {what}" if param else what
+        raise _invalid(param, shown, "") from error
+
+
+def _nth(request: Request, i: int) -> Request:
+    """The i-th answer to a prompt: with a seed of its own, or all would be alike."""
+    if request.seed is None or i == 0:
+        return request
+    return msgspec.structs.replace(request, seed=(request.seed + i + SEED_RANGE) % (2 * SEED_RANGE) - SEED_RANGE)
+
+
+def _invalid(param: str | None, message: str, hint: str) -> Error:
+    return Error("invalid", message, hint, param=param)

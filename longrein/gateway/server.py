@@ -1,0 +1,215 @@
+"""Runs the gateway: in the foreground (`serve`), or beside other work in one process (`Gateway.start` and `stop`)."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+
+from longrein.core.errors import Error
+from longrein.core.ledger import Ledger
+from longrein.core.store import Store
+from longrein.gateway import mlflow
+from longrein.gateway.app import build
+from longrein.gateway.auth import Door, is_loopback
+from longrein.gateway.inference import MAX_BODY_BYTES, Inference
+from longrein.gateway.management import Why
+from longrein.gateway.management import routes as management_routes
+from longrein.gateway.metrics import Metrics
+from longrein.gateway.record import Recorder
+from longrein.gateway.replicas import DRAIN_S, Fleet
+from longrein.gateway.routing import Table, Watch
+
+SHUTDOWN_S = 30  # what is under way at SIGTERM may take so long to finish
+log = logging.getLogger(__name__)
+
+
+class Gateway:
+    """One OpenAI-compatible server over a ledger and a store. `workspace` is the folder of longrein.yaml.
+
+    Errors of the constructor: `conflict` when the port is taken, `forbidden` for an address that others can reach
+    without any API key.
+    """
+
+    def __init__(
+        self, ledger: Ledger, store: Store, workspace: Path, *, host: str = "127.0.0.1", port: int = 8000,
+        auth: bool = True, max_body_bytes: int = MAX_BODY_BYTES, drain_s: float = DRAIN_S, why: Why | None = None,
+    ) -> None:  # fmt: skip
+        ledger.events.head()  # a ledger that is down says so now
+        _check_exposure(ledger, host, auth)
+        self.ledger, self.store, self.workspace, self.host = ledger, store, workspace, host
+        self.socket = _bind(host, port)
+        self.port: int = self.socket.getsockname()[1]
+        self.door, self.metrics = Door(auth), Metrics()
+        self.max_body_bytes, self.drain_s, self.why = max_body_bytes, drain_s, why
+        self.watch = Watch(ledger, self._new_table)
+        self.fleet: Fleet
+        self.inference: Inference
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._listening = threading.Event()
+        self._failure: BaseException | None = None
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def serve(self) -> None:
+        """Serve until SIGTERM or SIGINT, then finish what is under way. A second signal ends at once."""
+        self._server = _Server(self._config())
+        with contextlib.closing(self.socket):
+            self._server.run(sockets=[self.socket])
+
+    def start(self) -> None:
+        """Serve in a thread; returns when the server listens. Errors: those of the ledger."""
+        self._thread = threading.Thread(target=self._in_thread, name="gateway", daemon=True)
+        self._thread.start()
+        self._listening.wait()
+        if self._failure:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Finish what is under way and end; twice is harmless."""
+        if self._server:
+            self._server.should_exit = True
+        if self._thread:
+            self._thread.join()
+        self.socket.close()
+
+    def refresh(self) -> None:
+        """Follow the ledger now instead of within half a second. Errors: the ledger's."""
+        self.watch.refresh()
+
+    def settled(self, timeout_s: float = 300.0) -> dict[str, str]:
+        """Wait, outside the loop, until no release is being started; {endpoint: state}."""
+        assert self._loop, "start it first"
+        asyncio.run_coroutine_threadsafe(self.fleet.settled(), self._loop).result(timeout_s)
+        return {name: lane.state for name, lane in self.fleet.lanes.items()}
+
+    def _in_thread(self) -> None:
+        try:
+            self.serve()
+        except BaseException as error:  # noqa: BLE001  the edge of the thread: start() raises it in the caller's
+            self._failure = error
+        finally:
+            self._listening.set()
+
+    def _config(self) -> uvicorn.Config:
+        recorder = Recorder(self.ledger, self.workspace / ".longrein" / "requests-spill")
+        self.fleet = Fleet(self.store, self.workspace, self.metrics, self.drain_s)
+        self.inference = Inference(self.fleet, recorder, self.metrics, self.max_body_bytes)
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            self._loop = asyncio.get_running_loop()
+            await asyncio.to_thread(self.watch.start)
+            self._loop.call_soon(self._listening.set)
+            yield
+            await asyncio.to_thread(self.watch.close)
+            await self.fleet.close()
+            await asyncio.to_thread(recorder.close)
+
+        app = build(self.inference, self.door, self._more_routes(), lambda: self.watch.error, lifespan)
+        return uvicorn.Config(
+            app, http="httptools", loop="auto", lifespan="on", ws="none", log_config=None, access_log=False,
+            backlog=2048, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S,
+        )  # fmt: skip
+
+    def _more_routes(self) -> list[Any]:
+        management = management_routes(self.ledger, self.store, self.refresh, self.why)
+        return [
+            *self.door.guard(management, "admin"),
+            *self.door.guard(mlflow.routes(self.ledger, self.store), "track"),
+        ]
+
+    def _new_table(self, table: Table) -> None:
+        """From the watching thread: hand the table to the loop, and wait until it stands."""
+        assert self._loop
+        done = threading.Event()
+
+        def apply() -> None:
+            self.door.keys = table.keys
+            self.inference.log_text = table.log_text
+            self.fleet.apply(table)
+            done.set()
+
+        self._loop.call_soon_threadsafe(apply)
+        done.wait()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; a signal that ended it gracefully is not raised again afterwards."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: object) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve(
+    ledger: Ledger, store: Store, workspace: Path, host: str = "127.0.0.1", port: int = 8000, **options: Any
+) -> None:
+    """Serve in the foreground until a signal; see Gateway for the options and errors."""
+    Gateway(ledger, store, workspace, host=host, port=port, **options).serve()
+
+
+def _check_exposure(ledger: Ledger, host: str, auth: bool) -> None:
+    if is_loopback(host):
+        return
+    if not auth:
+        raise Error(
+            "forbidden", f"without API keys the server may not listen on {host}", "use --host 127.0.0.1, or keys"
+        )
+    if not ledger.keys.live():
+        raise Error(
+            "forbidden", f"there is no API key, so the server may not listen on {host}", "longrein init makes one"
+        )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)  # from now on nobody else gets the port
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES) and port:
+            why = "is in use" if error.errno == errno.EADDRINUSE else "needs more rights"
+            raise Error("conflict", f"port {port} {why}", f"try --port {_free_port(host, port)}") from error
+        raise Error(
+            "invalid", f"the server cannot listen on {host}: {error.strerror}", "try --host 127.0.0.1"
+        ) from error
+    return sock
+
+
+def _free_port(host: str, above: int) -> int:
+    """The next free one, or any."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in [*range(max(above, 1024) + 1, min(max(above, 1024) + 21, 65536)), 0]:
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    return above + 1

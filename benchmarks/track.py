@@ -1,0 +1,221 @@
+"""Experiment tracking, Longrein beside `mlflow server`, both on SQLite, in one run: `python benchmarks/track.py`.
+
+Single metrics by plain HTTP (one connection, and eight at once), single metrics and batches of 1,000 through the real
+mlflow client, the time from launch to the first answer, and the memory of all processes (proportional set size, so that
+what workers share counts once). Every write is committed before it is answered, on both sides. Prints a table, the
+ratios, and one line of JSON. Needs the packages mlflow, uvicorn and psutil.
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = {  # what the project promises: (row, at least or at most, ratio)
+    "single, HTTP, 1 connection": (">=", 20.0),
+    "single, mlflow client": (">=", 3.0),
+    "batches of 1,000, mlflow client": (">=", 5.0),
+    "start-up": ("<=", 0.2),
+    "memory after start": ("<=", 0.2),
+    "memory after load": ("<=", 0.2),
+}
+
+
+def serve(port: int, folder: Path) -> None:
+    """Longrein's MLflow routes alone, as `longrein serve` mounts them."""
+    import uvicorn
+    from starlette.applications import Starlette
+
+    from longrein.core.ledger import Ledger
+    from longrein.core.store import Store
+    from longrein.gateway.mlflow import routes
+
+    app = Starlette(routes=routes(Ledger(f"sqlite:///{folder}/ledger.db"), Store(folder / "store")))
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--singles", type=int, default=4000, help="single metrics to Longrein; mlflow gets a tenth")
+    parser.add_argument("--batches", type=int, default=20, help="batches of 1,000")
+    parser.add_argument("--repeats", type=int, default=3, help="the median of so many is shown")
+    parser.add_argument("--serve", nargs=2, metavar=("PORT", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(int(args.serve[0]), Path(args.serve[1]))
+        return
+    results = {
+        "longrein": measure(longrein_command, args.singles, args.batches, args.repeats),
+        "mlflow": measure(mlflow_command, max(100, args.singles // 10), max(3, args.batches // 4), args.repeats),
+    }
+    report(results)
+
+
+def longrein_command(port: int, folder: Path) -> list[str]:
+    return [sys.executable, __file__, "--serve", str(port), str(folder)]
+
+
+def mlflow_command(port: int, folder: Path) -> list[str]:
+    store = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *store]
+
+
+def measure(command: Callable[[int, Path], list[str]], singles: int, batches: int, repeats: int) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    starts = []
+    for _ in range(repeats):  # start-up from nothing each time, the database included
+        with launched(command) as (_, _, took):
+            starts.append(took)
+    with launched(command) as (port, process, _):
+        memory = {"memory after start": pss_mib(process)}
+        for _ in range(repeats):
+            for name, rate in rates(port, singles, batches).items():
+                found.setdefault(name, []).append(rate)
+        memory["memory after load"] = pss_mib(process)
+    return {name: statistics.median(v) for name, v in found.items()} | {"start-up": statistics.median(starts)} | memory
+
+
+def rates(port: int, singles: int, batches: int) -> dict[str, float]:
+    """Metrics a second, each way."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    run_id = post(connect(port), "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
+
+    def send(key: str, count: int) -> None:
+        connection = connect(port)
+        for step in range(count):
+            point = {
+                "run_id": run_id,
+                "key": key,
+                "value": step * 0.1,
+                "timestamp": 1_700_000_000_000 + step,
+                "step": step,
+            }
+            post(connection, "runs/log-metric", point)
+
+    def crowd() -> None:
+        threads = [threading.Thread(target=send, args=(f"crowd{k}", singles // 8)) for k in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    client = MlflowClient(f"http://127.0.0.1:{port}")
+    through = max(50, singles // 4)
+
+    def one_by_one() -> None:
+        for step in range(through):
+            client.log_metric(run_id, "client", step * 0.1, timestamp=1_700_000_000_000 + step, step=step)
+
+    def in_batches() -> None:
+        for batch in range(batches):
+            points = [Metric(f"m{i % 10}", i * 0.1, 1_700_000_000_000 + i, batch * 1000 + i) for i in range(1000)]
+            client.log_batch(run_id, metrics=points)
+
+    client.log_metric(run_id, "warm", 0.0)
+    return {
+        "single, HTTP, 1 connection": per_second(singles, lambda: send("plain", singles)),
+        "single, HTTP, 8 connections": per_second(singles // 8 * 8, crowd),
+        "single, mlflow client": per_second(through, one_by_one),
+        "batches of 1,000, mlflow client": per_second(batches * 1000, in_batches),
+    }
+
+
+def per_second(count: int, work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def launched(command: Callable[[int, Path], list[str]]) -> Iterator[tuple[int, psutil.Process, float]]:
+    """(port, process, seconds until the first search was answered) of a server of its own, on an empty folder."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        log = (Path(folder) / "log").open("wb")
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command(port, Path(folder)), env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            while not answers(port):
+                if process.poll() is not None or time.perf_counter() - began > 120:
+                    raise SystemExit(f"the server did not come up:\n{(Path(folder) / 'log').read_text()[-2000:]}")
+                time.sleep(0.01)
+            yield port, psutil.Process(process.pid), time.perf_counter() - began
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        post(connect(port), "experiments/search", {"max_results": 1})
+        return True
+    return False
+
+
+def pss_mib(process: psutil.Process) -> float:
+    everyone = [process, *process.children(recursive=True)]
+    return float(sum(p.memory_full_info().pss for p in everyone)) / 2**20
+
+
+def connect(port: int) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+
+def post(connection: http.client.HTTPConnection, path: str, body: dict[str, Any]) -> Any:
+    connection.request("POST", f"/api/2.0/mlflow/{path}", json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status != 200:
+        raise http.client.HTTPException(f"{answer.status}: {text[:300]!r}")
+    return json.loads(text)
+
+
+def report(results: dict[str, dict[str, float]]) -> None:
+    ours, theirs = results["longrein"], results["mlflow"]
+    print(f"{'':34}{'longrein':>12}{'mlflow':>12}{'ratio':>9}   target")
+    for name in ours:
+        unit = "s" if name == "start-up" else "MiB" if name.startswith("memory") else "/s"
+        ratio = ours[name] / theirs[name]
+        sign, bound = TARGETS.get(name, ("", 0.0))
+        met = (ratio >= bound if sign == ">=" else ratio <= bound) if sign else None
+        goal = f"{sign} {bound:g}  {'met' if met else 'MISSED'}" if sign else ""
+        print(f"{name:34}{ours[name]:>9,.1f} {unit:3}{theirs[name]:>8,.1f} {unit:3}{ratio:>8.2f}   {goal}")
+    import mlflow
+
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, mlflow {mlflow.__version__}"
+    )
+    print(machine)
+    print(json.dumps({"machine": machine, **results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -105,7 +105,7 @@ class EngineProcess(asyncio.Protocol):
         """The events of one request, as its tokens come; the last one has finish_reason and usage.
 
         Closing the iterator cancels the request in the engine. Errors, raised from the iteration: `invalid` (details:
-        param, openai_code), `overloaded` (details: retry_after_s), `unavailable` at once when the engine dies or is stopped.
+        param, openai_code), `overloaded` (details: retry_after_s), `unavailable` at once when the engine dies or stops.
         """
         id = f"{next(self._ids)}:{request.id}"
         if not self.alive or self._stopping:
@@ -166,8 +166,7 @@ class EngineProcess(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's transports are no subclasses of it
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

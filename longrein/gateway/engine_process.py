@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,10 @@ def main(fd: int) -> int:
         _, body = inbox.get()
         try:
             engine = _load(**msgspec.msgpack.decode(body))
-        except BaseException as error:  # the edge of the process: whatever it was, the owner is told
+        except BaseException as error:  # noqa: BLE001 - the edge of the process: the owner is told
             sock.sendall(frame("failed", as_error(error).as_dict()))
             if not isinstance(error, Error):
-                raise
+                traceback.print_exc()
             return 1
         sock.sendall(frame("ready", engine.info))
         _Server(sock, engine).run(inbox)

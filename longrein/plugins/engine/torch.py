@@ -52,7 +52,7 @@ class Torch:
         architecture, tensors = checkpoint.read(model)
         self.text = Text(model)
         self.eos = checkpoint.eos_ids(model, architecture)
-        self.context = self.config.context or min(architecture.max_position_embeddings, 4096)
+        self.context = _context(self.config, architecture.max_position_embeddings)
         device, dtype = _device(self.config)
         _check_memory(architecture, self.config.max_batch, self.context, dtype, device)
         slots = self.config.max_batch
@@ -201,6 +201,14 @@ def _config(options: Mapping[str, Any]) -> Config:
     except msgspec.ValidationError as error:
         hint = f"its options are {', '.join(Config.__struct_fields__)}"
         raise Error("invalid", f"options of the engine torch: {error}", hint) from None
+
+
+def _context(config: Config, limit: int) -> int:
+    if config.context and config.context > limit:
+        raise Error(
+            "invalid", f"the model has {limit} positions, fewer than context: {config.context}", "lower context"
+        )
+    return config.context or min(limit, 4096)
 
 
 def _device(config: Config) -> tuple[torch.device, torch.dtype]:

@@ -146,7 +146,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
         files = [folder / Path(n).name for n in sorted(set(read_json(index, dict[str, Any])["weight_map"].values()))]
     if not files:
         raise Error("not_found", "the model folder has no *.safetensors", f"looked in {folder}")
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from longrein.core.errors import Error
 from longrein.plugins.engine._torch.checkpoint import LLAMA3, Architecture
+from longrein.plugins.engine._torch.linear import Linear, linear
 
 Tensor = torch.Tensor
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -20,16 +21,13 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 class Layer(NamedTuple):
     attention_norm: Tensor  # [hidden]
-    qkv: Tensor  # [(heads + 2 kv_heads) * head, hidden]
-    qkv_bias: Tensor | None
+    qkv: Linear  # the three projections as one
     qk_norm: Tensor | None  # [heads + kv_heads, head]
-    out: Tensor  # [heads * head, hidden]: transposed, for addmm with the residual
-    out_bias: Tensor | None
+    out: Linear
     mlp_norm: Tensor
-    gate_up: Tensor  # [2 * intermediate, hidden]
-    gate_up_bias: Tensor | None
-    down: Tensor  # [intermediate, hidden]
-    down_bias: Tensor | None
+    gate: Linear
+    up: Linear
+    down: Linear
 
 
 class Model:
@@ -56,17 +54,14 @@ class Model:
         self.layers = [_layer(a, weights, f"model.layers.{i}.") for i in range(a.num_hidden_layers)]
         self.norm = weights.get("model.norm.weight", a.hidden_size)
         tied = a.tie_word_embeddings
-        self.output = self.embedding if tied else weights.get("lm_head.weight", a.vocab_size, a.hidden_size)
+        head = self.embedding if tied else weights.get("lm_head.weight", a.vocab_size, a.hidden_size)
+        self.output = linear(head)
+        self.parameters = weights.count
         self.cos, self.sin = _rope(a, context, dtype, device)
         shape = (slots, self.kv_heads, context, self.head)
         self.keys = [_zeros(shape, dtype, device) for _ in self.layers]
         self.values = [_zeros(shape, dtype, device) for _ in self.layers]
         self._heads = torch.arange(self.kv_heads, device=device)
-
-    @property
-    def parameters(self) -> int:
-        tensors = [self.embedding, self.norm, *(t for layer in self.layers for t in layer if t is not None)]
-        return sum(t.numel() for t in tensors) + (0 if self.output is self.embedding else self.output.numel())
 
     def prefill(self, prompts: list[list[int]], first: int) -> Tensor:
         """Fill slots first … first + len(prompts) - 1; logits after each prompt's last token, [prompts, vocab].
@@ -79,7 +74,7 @@ class Model:
         last = torch.tensor([i * longest + len(p) - 1 for i, p in enumerate(prompts)], device=self.device)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            q, k, v = (t.unflatten(0, (rows, longest)).transpose(1, 2) for t in (q, k, v))
+            q, k, v = (t.view(rows, longest, -1, self.head).transpose(1, 2) for t in (q, k, v))
             keys[first : first + rows, :, :longest] = k
             values[first : first + rows, :, :longest] = v
             grouped = self.heads != self.kv_heads
@@ -122,65 +117,60 @@ class Model:
         queries, rotated = self.heads, self.heads + self.kv_heads
         x = self.embedding[ids]
         for layer, keys, values in zip(self.layers, self.keys, self.values, strict=True):
-            qkv = F.linear(_norm(x, layer.attention_norm, a.rms_norm_eps), layer.qkv, layer.qkv_bias)
+            qkv = layer.qkv(_norm(x, layer.attention_norm, a.rms_norm_eps))
             qkv = qkv.view(len(x), -1, self.head)
             qk = qkv[:, :rotated]
             if layer.qk_norm is not None:
                 qk = _norm(qk, layer.qk_norm, a.rms_norm_eps)
             qk = torch.addcmul(qk * cos, qk.roll(half, -1), sin)
             out = attend(qk[:, :queries], qk[:, queries:], qkv[:, rotated:], keys, values)
-            x = _add(x, out, layer.out, layer.out_bias)
-            gate_up = F.linear(_norm(x, layer.mlp_norm, a.rms_norm_eps), layer.gate_up, layer.gate_up_bias)
-            gate, up = gate_up.chunk(2, -1)
-            x = _add(x, F.silu(gate) * up, layer.down, layer.down_bias)
+            x = layer.out.plus(out, x)
+            normed = _norm(x, layer.mlp_norm, a.rms_norm_eps)
+            x = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
         return x
 
     def _logits(self, x: Tensor) -> Tensor:
-        return F.linear(_norm(x, self.norm, self.architecture.rms_norm_eps), self.output).float()
+        return self.output(_norm(x, self.norm, self.architecture.rms_norm_eps)).float()
 
 
 class _Weights:
     def __init__(self, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
-        self.tensors, self.dtype, self.device = tensors, dtype, device
+        self.tensors, self.dtype, self.device, self.count = tensors, dtype, device, 0
 
     def get(self, name: str, *shape: int) -> Tensor:
         tensor = self.tensors.get(name)
         if tensor is None or tuple(tensor.shape) != shape:
             found = "missing" if tensor is None else f"of shape {list(tensor.shape)}, not {list(shape)}"
             raise Error("corrupt", f"the weights do not fit config.json: {name} is {found}", "export the model again")
+        self.count += tensor.numel()
         return tensor.to(self.device, self.dtype)
 
-    def maybe(self, present: bool, name: str, *shape: int) -> Tensor | None:
-        return self.get(name, *shape) if present else None
-
-    def fused(self, present: bool, parts: dict[str, tuple[int, ...]]) -> Tensor | None:
-        return torch.cat([self.get(name, *shape) for name, shape in parts.items()]) if present else None
+    def linear(self, names: list[str], outputs: list[int], inputs: int, biased: bool) -> Linear:
+        """One or more projections of the same input as one."""
+        pairs = list(zip(names, outputs, strict=True))
+        weight = torch.cat([self.get(f"{name}.weight", size, inputs) for name, size in pairs])
+        bias = torch.cat([self.get(f"{name}.bias", size) for name, size in pairs]) if biased else None
+        return linear(weight, bias)
 
 
 def _layer(a: Architecture, weights: _Weights, at: str) -> Layer:
-    hidden, inner = a.hidden_size, a.intermediate_size
-    q, kv, head = a.num_attention_heads * a.head_size, a.kv_heads * a.head_size, a.head_size
+    hidden, inner, head = a.hidden_size, a.intermediate_size, a.head_size
+    q, kv = a.num_attention_heads * head, a.kv_heads * head
     attention, mlp = at + "self_attn.", at + "mlp."
-    qkv = {"q": q, "k": kv, "v": kv}
     qk_norm = None
     if a.qk_norm:
-        norms = [weights.get(f"{attention}{name}_norm.weight", head) for name in ("q", "k")]
-        qk_norm = torch.cat([norms[0].expand(a.num_attention_heads, -1), norms[1].expand(a.kv_heads, -1)])
-    fused = weights.fused(True, {f"{attention}{n}_proj.weight": (size, hidden) for n, size in qkv.items()})
-    gate_up = weights.fused(True, {f"{mlp}{n}_proj.weight": (inner, hidden) for n in ("gate", "up")})
-    assert fused is not None and gate_up is not None
+        q_norm, k_norm = (weights.get(f"{attention}{name}_norm.weight", head) for name in ("q", "k"))
+        qk_norm = torch.cat([q_norm.expand(a.num_attention_heads, -1), k_norm.expand(a.kv_heads, -1)])
+    qkv = [f"{attention}{name}_proj" for name in ("q", "k", "v")]
     return Layer(
         attention_norm=weights.get(at + "input_layernorm.weight", hidden),
-        qkv=fused,
-        qkv_bias=weights.fused(a.attention_bias, {f"{attention}{n}_proj.bias": (size,) for n, size in qkv.items()}),
+        qkv=weights.linear(qkv, [q, kv, kv], hidden, a.attention_bias),
         qk_norm=qk_norm,
-        out=weights.get(attention + "o_proj.weight", hidden, q).t().contiguous(),
-        out_bias=weights.maybe(a.attention_bias, attention + "o_proj.bias", hidden),
+        out=weights.linear([attention + "o_proj"], [hidden], q, a.attention_bias),
         mlp_norm=weights.get(at + "post_attention_layernorm.weight", hidden),
-        gate_up=gate_up,
-        gate_up_bias=weights.fused(a.mlp_bias, {f"{mlp}{n}_proj.bias": (inner,) for n in ("gate", "up")}),
-        down=weights.get(mlp + "down_proj.weight", hidden, inner).t().contiguous(),
-        down_bias=weights.maybe(a.mlp_bias, mlp + "down_proj.bias", hidden),
+        gate=weights.linear([mlp + "gate_proj"], [inner], hidden, a.mlp_bias),
+        up=weights.linear([mlp + "up_proj"], [inner], hidden, a.mlp_bias),
+        down=weights.linear([mlp + "down_proj"], [hidden], inner, a.mlp_bias),
     )
 
 
@@ -196,11 +186,6 @@ def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last dimension, in float32 as transformers does it."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
-
-
-def _add(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    x = torch.addmm(x, y, weight)
-    return x if bias is None else x + bias
 
 
 def _rope(a: Architecture, context: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class Text:
             raise Error("not_found", "the model folder has no tokenizer.json", "save the tokenizer in its fast format")
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001: tokenizers raises nothing narrower
+        except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
             raise Error("corrupt", f"tokenizer.json cannot be read: {error}", "export the tokenizer again") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()

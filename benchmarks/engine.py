@@ -1,0 +1,169 @@
+"""The embedded engine against transformers' continuous batching, on the CPU, in one run.
+
+    python benchmarks/engine.py [--threads 1] [--json result.json]
+
+A Llama of 5 M parameters with random weights; clients that each send one request after the other: 64 tokens in, 128
+tokens out, greedy. Ours is measured through its process and protocol, streamed; transformers' in its own process,
+without streaming, with the cache sized for the load (its default takes all free memory). Both use the same threads,
+take turns, and the best of three rounds counts. The answers must be equal.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from longrein.gateway.engine import EngineProcess, Request
+
+PROMPT, ANSWER, VOCABULARY = 64, 128, 4096
+LOADS = {1: 4, 8: 2, 32: 2}  # clients: requests of each
+ROUNDS = 3
+
+
+def prompts(clients: int) -> list[list[list[int]]]:
+    """For each client, its requests."""
+    draw = random.Random(clients)
+    one = range(PROMPT)
+    return [[[draw.randrange(3, VOCABULARY) for _ in one] for _ in range(LOADS[clients])] for _ in range(clients)]
+
+
+def make_model(folder: Path) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {"<eos>": 0} | {c: i + 1 for i, c in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    print(f"a Llama of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", file=sys.stderr)
+
+
+async def ours(engine: EngineProcess, clients: int) -> tuple[float, list[list[list[int]]]]:
+    """Tokens per second, and the answers."""
+
+    async def client(requests: list[list[int]]) -> list[list[int]]:
+        answers = []
+        for prompt in requests:
+            request = Request(prompt=prompt, max_tokens=ANSWER, temperature=0, ignore_eos=True)
+            answers.append([id async for event in engine.generate(request) for id in event.token_ids])
+        return answers
+
+    began = time.perf_counter()
+    answers = await asyncio.gather(*(client(requests) for requests in prompts(clients)))
+    return clients * LOADS[clients] * ANSWER / (time.perf_counter() - began), list(answers)
+
+
+def peer(folder: str) -> None:
+    """The other process: reads a number of clients a line, answers with tokens/s, CPU seconds and the answers."""
+    import torch
+    from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    generation = GenerationConfig(max_new_tokens=ANSWER, do_sample=False, eos_token_id=-1)
+    for line in sys.stdin:
+        clients = int(line)
+        config = ContinuousBatchingConfig(block_size=32, num_blocks=clients * 8 + 8, max_batch_tokens=clients * PROMPT)
+        with model.continuous_batching_context_manager(generation, continuous_batching_config=config) as manager:
+            drive(manager, [[[1] * PROMPT]])  # warm-up
+            began = time.perf_counter()
+            answers = drive(manager, prompts(clients))
+            took = time.perf_counter() - began
+        rate = clients * LOADS[clients] * ANSWER / took
+        print(json.dumps([rate, answers]), flush=True)
+
+
+def drive(manager: Any, requests: list[list[list[int]]]) -> list[list[list[int]]]:
+    """Each client sends its next request when the one before is answered."""
+    answers: list[list[list[int]]] = [[] for _ in requests]
+    for client, own in enumerate(requests):
+        manager.add_request(own[0], request_id=f"{client}-0", max_new_tokens=ANSWER)
+    while any(len(got) < len(own) for got, own in zip(answers, requests, strict=True)):
+        result = manager.get_result(timeout=60)
+        assert result is not None and result.error is None, result
+        client = int(result.request_id.split("-")[0])
+        answers[client].append(result.generated_tokens)
+        done = len(answers[client])
+        if done < len(requests[client]):
+            manager.add_request(requests[client][done], request_id=f"{client}-{done}", max_new_tokens=ANSWER)
+    return answers
+
+
+async def run(folder: Path, threads: int) -> list[dict[str, Any]]:
+    command = [sys.executable, __file__, "--peer", str(folder)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdin and other.stdout
+    engine = await EngineProcess.start("torch", folder, {"max_batch": 32, "threads": threads})
+    rows = []
+    for clients in LOADS:
+        best_ours = best_peer = 0.0
+        for _ in range(ROUNDS):
+            other.stdin.write(f"{clients}\n")
+            other.stdin.flush()
+            rate, expected = await asyncio.to_thread(lambda: json.loads(other.stdout.readline()))
+            best_peer = max(best_peer, rate)
+            rate, answers = await ours(engine, clients)
+            best_ours = max(best_ours, rate)
+            assert answers == expected, "the answers differ"
+        row = {"clients": clients, "longrein": best_ours, "transformers": best_peer, "ratio": best_ours / best_peer}
+        print(f"{clients:8} {best_ours:10.0f} {best_peer:14.0f} {row['ratio']:7.2f}", flush=True)
+        rows.append(row)
+    stats = await engine.stats()
+    await engine.stop()
+    other.stdin.close()
+    other.wait()
+    print(f"steps of ours: {stats['steps_total']}, by batch size: {stats['batch_sizes']}", file=sys.stderr)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        return peer(arguments.peer)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    with tempfile.TemporaryDirectory() as name:
+        make_model(Path(name))
+        print(f"{'clients':>8} {'longrein':>10} {'transformers':>14} {'ratio':>7}   tokens/s, {arguments.threads} thread(s)")
+        rows = asyncio.run(run(Path(name), arguments.threads))
+    client_s = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    print(f"CPU of this client process, model making included: {client_s:.1f} s", file=sys.stderr)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"threads": arguments.threads, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

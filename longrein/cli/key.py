@@ -1,0 +1,53 @@
+"""Create, list and revoke API keys."""
+
+import click
+
+from longrein.cli.main import Session
+
+
+@click.group(help=__doc__)
+def command() -> None:
+    pass
+
+
+@command.command()
+@click.argument("label")
+@click.option(
+    "--scope", "scopes", multiple=True, default=("infer",), show_default=True, help="infer, track or admin; repeatable."
+)
+@click.option(
+    "--to", "file", type=click.Path(dir_okay=False), help="Write the secret to a new 0600 file instead of showing it."
+)
+@click.pass_obj
+def create(session: Session, label: str, scopes: tuple[str, ...], file: str | None) -> None:
+    """Make a key. Its secret is shown this once and kept only as a hash."""
+    from longrein.control import scaffold
+
+    workspace = session.workspace
+    if file:
+        path = scaffold.secret_file(file, lambda: workspace.ledger.keys.create(label, scopes, actor=workspace.actor))
+        session.show({"label": label, "scopes": scopes, "file": str(path)}, f"the key lies in {path}")
+        return
+    secret = workspace.ledger.keys.create(label, scopes, actor=workspace.actor)
+    session.say("this is shown once: keep it where your program reads its secrets")
+    session.show({"label": label, "scopes": scopes, "secret": secret}, secret)
+
+
+@command.command(name="list")
+@click.pass_obj
+def list_(session: Session) -> None:
+    """List keys, never their secrets."""
+    from longrein.cli import _text, ls
+
+    data, rows, heads = ls.keys(session.workspace.ledger, 0)
+    session.show(data, _text.table(rows, heads) if rows else "there are no keys yet")
+
+
+@command.command()
+@click.argument("id")
+@click.pass_obj
+def revoke(session: Session, id: str) -> None:
+    """End a key at once."""
+    workspace = session.workspace
+    workspace.ledger.keys.revoke(id, actor=workspace.actor)
+    session.show({"key": id, "state": "revoked"}, f"key {id} is revoked")

@@ -1,0 +1,216 @@
+"""Which columns of unknown files are asked, answered and tell the split: a guess, with its reasons, from a sample."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longrein.core.errors import Error, nearest
+from longrein.core.ports import Record
+from longrein.data import source
+from longrein.data.source import File
+from longrein.data.split import SYNONYMS
+
+ROWS = 20_000  # looked at in each file
+DISTINCT = 5_000  # values of a column that are told apart
+LABEL_COLUMNS = 40  # a label is no longer than this, in characters, on average
+# What such columns are called, the likeliest first.
+INPUTS = [
+    "text", "input", "prompt", "question", "query", "utterance", "message", "tweet", "comment", "content", "sentence", "body",
+    "review", "instruction", "request", "description", "title", "document", "文本", "内容", "问题", "输入", "评论", "句子",
+]  # fmt: skip
+OUTPUTS = [
+    "label", "intent", "class", "category", "sentiment", "output", "answer", "response", "completion", "target", "reply",
+    "tag", "topic", "summary", "标签", "类别", "意图", "答案", "输出", "回答", "回复",
+]  # fmt: skip
+CONVERSATIONS = ["messages", "conversations", "conversation", "dialog", "dialogue"]
+SPLITS = {"train", "validation", "test", *SYNONYMS}
+
+
+@dataclass
+class Column:
+    """What a sample says of one column."""
+
+    name: str
+    filled: int = 0
+    characters: int = 0
+    numbers: int = 0
+    conversations: int = 0
+    values: Counter[str] = field(default_factory=Counter)
+    more: bool = False  # than DISTINCT values
+
+    def add(self, value: Any) -> None:
+        if value is None or value == "":
+            return
+        self.filled += 1
+        if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
+            self.conversations += 1
+            return
+        text = value if isinstance(value, str) else str(value)
+        self.characters += len(text)
+        self.numbers += _is_number(text)
+        if text in self.values or len(self.values) < DISTINCT:
+            self.values[text] += 1
+        else:
+            self.more = True
+
+    @property
+    def length(self) -> float:
+        return self.characters / max(1, self.filled)
+
+    @property
+    def is_id(self) -> bool:
+        """A number or short token of its own in every row."""
+        return self.filled > 20 and (self.more or len(self.values) == self.filled) and self.length < LABEL_COLUMNS / 2
+
+    @property
+    def is_label(self) -> bool:
+        """Few values, each often."""
+        return not self.more and 2 <= len(self.values) <= max(2, self.filled // 5) and self.length <= LABEL_COLUMNS
+
+
+@dataclass(frozen=True)
+class Guess:
+    rows: int  # looked at
+    bad: int  # of them unreadable
+    columns: list[str]
+    input: str
+    output: str
+    messages: str
+    split: str
+    labels: list[tuple[str, float]]  # (answer, share), the commonest first; [] when answers are free text
+    transforms: list[str]
+    reasons: dict[str, str]  # of each choice: "input" -> "its name, …"
+
+
+def guess(files: Sequence[Path], *, input: str = "", output: str = "") -> Guess:
+    """Look at the first rows of each file. Errors: `invalid` when no column can be the input or the output."""
+    columns, rows, bad, partial = _sample(files)
+    if not rows:
+        raise Error("invalid", f"there are no readable rows in {files[0].name}", "check the file, and that it is UTF-8")
+    named = {"input": input, "output": output}
+    for what, name in named.items():
+        if name and name not in columns:
+            raise Error("invalid", f"no column is called {name!r} (--{what})", nearest(name, columns))
+    reasons: dict[str, str] = {}
+    messages = "" if input else _conversation(columns, reasons)
+    split = _split(columns, partial, reasons, {input, output})
+    if not messages:
+        output = output or _output(columns, {input, split}, reasons, rows)
+        input = input or _input(columns, {output, split}, reasons)
+    labels = _labels(columns.get(output)) if output else []
+    transforms = ["normalize", "conflict", "dedup"] if labels else ["normalize", "dedup"]
+    return Guess(rows, bad, list(columns), input, output, messages, split, labels, transforms, reasons)
+
+
+def _sample(files: Sequence[Path]) -> tuple[dict[str, Column], int, int, bool]:
+    columns: dict[str, Column] = {}
+    rows = bad = 0
+    partial = False
+    for file in files:
+        for n, record in enumerate(_records(file)):
+            if n >= ROWS:
+                partial = True
+                break
+            if record.row is None:
+                bad += 1
+                continue
+            rows += 1
+            for name, value in record.row.items():
+                columns.setdefault(name, Column(name)).add(value)
+    return columns, rows, bad, partial
+
+
+def _records(path: Path) -> Iterator[Record]:
+    try:
+        yield from source.reader_of(File(path, path.name, "", {})).read(path, {})
+    except FileNotFoundError as error:
+        raise Error("not_found", f"there is no file {path}", "check the path") from error
+    except OSError as error:
+        raise Error("invalid", f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _conversation(columns: dict[str, Column], reasons: dict[str, str]) -> str:
+    found = [c for c in columns.values() if c.conversations > c.filled // 2]
+    found.sort(key=lambda c: CONVERSATIONS.index(c.name) if c.name in CONVERSATIONS else 99)
+    if found:
+        reasons["messages"] = "it holds conversations with roles"
+    return found[0].name if found else ""
+
+
+def _split(columns: dict[str, Column], partial: bool, reasons: dict[str, str], taken: set[str]) -> str:
+    """A column whose values are names of splits, train and test among them as far as the sample shows."""
+    for column in columns.values():
+        names = {SYNONYMS.get(v.strip().lower(), v.strip().lower()) for v in column.values}
+        if column.name in taken or column.more or not names or not names <= {"train", "validation", "test"}:
+            continue
+        if {"train", "validation", "test"} <= names or (
+            partial and "train" in names and column.name.lower() == "split"
+        ):
+            reasons["split"] = f"its values are {', '.join(sorted(column.values))}"
+            return column.name
+    return ""
+
+
+def _output(columns: dict[str, Column], taken: set[str], reasons: dict[str, str], rows: int) -> str:
+    free = [c for c in columns.values() if c.name not in taken and c.filled and not c.is_id]
+    if named := _by_name(free, OUTPUTS):
+        reasons["output"] = "by its name" + (f", and it has {len(named.values)} values" if named.is_label else "")
+        return named.name
+    labels = sorted((c for c in free if c.is_label and not c.numbers), key=lambda c: len(c.values))
+    if labels:
+        reasons["output"] = f"it has only {len(labels[0].values)} values in {rows:,} rows"
+        return labels[0].name
+    texts = sorted((c for c in free if not c.numbers), key=lambda c: -c.length)
+    if len(texts) >= 2:
+        reasons["output"] = "the second longest text"
+        return texts[1].name
+    shown = ", ".join(repr(c) for c in columns)
+    raise Error("invalid", f"no column looks like the answer; there are {shown}", "name it: --output COLUMN")
+
+
+def _input(columns: dict[str, Column], taken: set[str], reasons: dict[str, str]) -> str:
+    free = [c for c in columns.values() if c.name not in taken and c.filled and not c.is_id]
+    longest = max(free, key=lambda c: c.length, default=None)
+    named = _by_name(free, INPUTS)
+    if named and longest and named.length * 4 >= longest.length:
+        reasons["input"] = "by its name"
+        return named.name
+    if longest and longest.numbers < longest.filled:
+        reasons["input"] = f"the longest text, {longest.length:.0f} characters on average"
+        return longest.name
+    shown = ", ".join(repr(c) for c in columns)
+    raise Error("invalid", f"no column looks like the request; there are {shown}", "name it: --input COLUMN")
+
+
+def _by_name(columns: list[Column], names: list[str]) -> Column | None:
+    """The column whose name is, or ends in or begins with, the likeliest of these words."""
+    for test in (_same, _part):
+        for name in names:
+            for column in columns:
+                if test(column.name.strip().lower(), name):
+                    return column
+    return None
+
+
+def _same(column: str, name: str) -> bool:
+    return column == name
+
+
+def _part(column: str, name: str) -> bool:
+    return name in column.replace("-", "_").replace(" ", "_").split("_")
+
+
+def _labels(column: Column | None) -> list[tuple[str, float]]:
+    if column is None or not column.is_label:
+        return []
+    return [(value, count / column.filled) for value, count in column.values.most_common()]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

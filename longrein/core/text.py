@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 from hashlib import blake2b
 
 # Characters that a reader never sees: zero-width, bidi controls, soft hyphen, byte order mark, tag characters,
@@ -10,35 +11,41 @@ INVISIBLE = (
     "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef"
 )
+CACHED_CHARS = 4096  # longer texts are folded anew each time, so that the cache stays small
 _invisible = re.compile(f"[{INVISIBLE}]")
 _han = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003134f]")
 _kana = re.compile("[\u3040-\u30ff]")
+_latin = re.compile("[A-Za-z]")
 
 
 def fold(text: str) -> str:
     """The text as a person compares it: NFKC, no invisible characters, case folded, white space collapsed."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(_invisible.sub("", text).casefold().split())
+    return _recent(text) if len(text) <= CACHED_CHARS else _fold(text)
 
 
 def key(*texts: str) -> bytes:
     """16 bytes (BLAKE2b) that are equal when all folded texts are equal."""
-    parts = [fold(t).encode() for t in texts]
-    return digest16(*parts)
-
-
-def digest16(*parts: bytes) -> bytes:
-    """BLAKE2b-128 over length-prefixed parts, so that ("ab", "c") and ("a", "bc") differ."""
-    joined = b"".join([len(p).to_bytes(8, "little") + p for p in parts])
-    return blake2b(joined, digest_size=16).digest()
+    joined = "\0".join([fold(t) for t in texts])  # a folded text holds no NUL
+    return blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def language(text: str) -> str:
     """By script alone: "zh" when a third of the letters are Han and none is kana, "en" when nearly all are ASCII."""
-    han = 0 if text.isascii() else len(_han.findall(text))
-    letters = sum(map(str.isalpha, text))
+    if text.isascii():
+        return "en" if _latin.search(text) else "other"
+    han, letters = len(_han.findall(text)), sum(map(str.isalpha, text))
     if han and han * 3 >= letters:
         return "other" if _kana.search(text) else "zh"
-    plain = letters if text.isascii() else sum(1 for c in text if c.isascii() and c.isalpha())
+    plain = len(_latin.findall(text))
     return "en" if plain and plain * 10 >= letters * 9 else "other"
+
+
+def _fold(text: str) -> str:
+    if not text.isascii():
+        text = _invisible.sub("", unicodedata.normalize("NFKC", text))
+    elif not text.isprintable():
+        text = _invisible.sub("", text)
+    return " ".join(text.casefold().split())
+
+
+_recent = lru_cache(256)(_fold)  # the steps of a pipeline fold the same text one after another

@@ -1,13 +1,14 @@
 """The shape of a row: from a source's own columns to the few that every later step knows."""
 
 import json
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from longrein.core.errors import Error
-from longrein.core.text import digest16, language
+from longrein.core.text import language
 
 _TEXTS = ("row", "reason", "detail", "stage", "source")
 REJECTED = pa.schema([*((name, pa.string()) for name in _TEXTS), ("line", pa.int64())])
@@ -92,16 +93,15 @@ def finished(row: dict[str, Any], source_digest: str) -> dict[str, Any]:
     if "messages" in row:
         asked = next((m["content"] for m in reversed(row["messages"]) if m["role"] == "user"), "")
         answered = row["messages"][-1]["content"]
-        content = encode(row["messages"]).encode()
-        identity = digest16(content)
+        content = encode(row["messages"])
     else:
-        identity = digest16(asked.encode(), *([] if answered is None else [answered.encode()]))
+        content = encode([asked, answered])
     return row | {
         "input": asked,
         "output": answered,
         "language": language(asked),
         "source_digest": source_digest,
-        "row_id": identity.hex(),
+        "row_id": blake2b(content.encode(), digest_size=16).hexdigest(),
     }
 
 

@@ -83,7 +83,7 @@ def reader_of(file: File) -> Any:
     """The reader plugin for a file: the one configured, else by the longest suffix that fits. Errors: `invalid`."""
     if file.reader:
         return plugins.load("reader", file.reader)
-    name, best, known = file.path.name.lower(), ("", None), set()
+    name, known = file.path.name.lower(), dict[str, Any]()
     for candidate in plugins.names("reader"):
         try:
             reader = plugins.load("reader", candidate)
@@ -91,15 +91,15 @@ def reader_of(file: File) -> Any:
             if error.code != "missing_package":
                 raise
             continue
-        known |= set(reader.suffixes)
-        best = max([best, *((s, reader) for s in reader.suffixes if name.endswith(s))], key=lambda b: len(b[0]))
-    if best[1] is None:
+        known |= dict.fromkeys(reader.suffixes, reader)
+    fitting = [suffix for suffix in known if name.endswith(suffix)]
+    if not fitting:
         raise Error(
             "invalid",
             f"no reader knows files like {file.name!r}",
             f"known: {', '.join(sorted(known))}; or name one: {{path: {file.name}, reader: text}}",
         )
-    return best[1]
+    return known[max(fitting, key=len)]
 
 
 def _match(pattern: str, project: Path) -> list[tuple[Path, str]]:

@@ -100,7 +100,8 @@ class _Planted:
         reply = INTENTS[intent][2 if language == "en" else 3]
         channel = self.rng.choice(["app", "web", "mail", "phone"])
         day = f"2026-{self.rng.randint(1, 9):02}-{self.rng.randint(1, 28):02}"
-        return dict(zip(COLUMNS, [f"{language}-{self.number:06}", text, intent, reply, channel, day], strict=True))
+        values = (f"{language}-{self.number:06}", text, intent, reply, channel, day)
+        return dict(zip(COLUMNS, values, strict=True))
 
     def private(self, language: str) -> str:
         kind = self.rng.choice(list(_PRIVATE))
@@ -203,10 +204,12 @@ def _slip(rng: random.Random, text: str) -> str:
 
 def _homophone(rng: random.Random, text: str) -> str:
     """One character typed as another that sounds alike."""
-    there = [
-        pair for pair in ("在再", "账帐", "的得", "吗嘛", "订定", "么没", "收受", "换还", "寄记") if pair[0] in text
-    ]
-    return text.replace(*rng.choice(there), 1) if there else text
+    alike = ("在再", "账帐", "的得", "吗嘛", "订定", "么没", "收受", "换还", "寄记")
+    there = [(right, wrong) for right, wrong in alike if right in text]
+    if not there:
+        return text
+    right, wrong = rng.choice(there)
+    return text.replace(right, wrong, 1)
 
 
 def _disguise(rng: random.Random, text: str) -> str:

@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections.abc import Iterator
-from io import BufferedIOBase, BufferedReader, RawIOBase
+from io import BufferedReader, FileIO, RawIOBase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,11 +98,11 @@ def _codec(encoding: str) -> str:
     return "utf-8" if name.startswith(("utf-16", "utf-32")) else name  # _open has turned those into UTF-8
 
 
-def _open(path: Path, encoding: str) -> BufferedIOBase:
+def _open(path: Path, encoding: str) -> BufferedReader:
     """Bytes in which a line feed is the byte 10 and nothing else: true of ASCII supersets, not of UTF-16 and UTF-32."""
     if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         return BufferedReader(_Recoded(path, encoding), CHUNK_BYTES)
-    return path.open("rb", buffering=CHUNK_BYTES)
+    return BufferedReader(FileIO(path), CHUNK_BYTES)
 
 
 class _Recoded(RawIOBase):
@@ -132,7 +132,7 @@ class _Recoded(RawIOBase):
         super().close()
 
 
-def _skip(file: BufferedIOBase) -> int:
+def _skip(file: BufferedReader) -> int:
     """Read on to the end of the line; how many bytes that was."""
     skipped = 0
     while block := file.readline(CHUNK_BYTES):

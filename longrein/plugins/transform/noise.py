@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -55,13 +56,20 @@ class Noise:
         size, options = len(solid), self.options
         if ("<" in text or "&" in text) and sum(map(len, _markup.findall(text))) > options.max_markup * size:
             return "mark-up"
-        if sum(map(str.isalnum, solid)) < options.min_letters * size:
+        if not solid.isalnum() and sum(map(str.isalnum, solid)) < options.min_letters * size:
             return "symbols"
-        if size >= 6 and sum(len(m[0]) for m in _repeat.finditer(solid)) > options.max_repeat * size:
+        if size >= 6 and _repetitive(solid, options.max_repeat):
             return "repetition"
         if not text.isascii() and _mojibake(text) > options.max_mojibake * size:
             return "mojibake"
         return ""
+
+
+def _repetitive(text: str, share: float) -> bool:
+    """Runs make few distinct pairs of characters, at most 2 in 5: that is cheap to know, and settles most texts."""
+    if len(set(pairwise(text))) > (1 - 0.6 * share) * len(text):
+        return False
+    return sum(len(m[0]) for m in _repeat.finditer(text)) > share * len(text)
 
 
 def _mojibake(text: str) -> int:

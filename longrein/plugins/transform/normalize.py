@@ -18,10 +18,13 @@ VERSION = 1
 # Joiners shape emoji and Indic or Arabic words; after Latin or Han characters they only hide.
 _invisible = re.compile(f"(?![\u200c\u200d])[{INVISIBLE}]|(?:^|(?<=[\\x00-\u05ff\u2e80-\u9fff]))[\u200c\u200d]+")
 _blanks = re.compile(r"[^\S\n]+")
-_lines = re.compile(r" ?\n ?(?:\n ?)+")
+_lines = re.compile(r" ?\n(?: ?\n)* ?")
+_odd = re.compile(f"[{INVISIBLE}]|\\s\\s|[^\\S ]|^\\s|\\s$")  # what the rules below could change
+_wide = re.compile("[\uff01-\uff5e\u3000]")
+_latin = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a€™]")  # see _repair
 # Chinese punctuation that NFKC would turn into its ASCII look-alike.
 _kept = "，。！？：；（）【】《》、～…"
-_chinese = re.compile(f"[^{_kept}]+")
+_other = re.compile(f"[^{_kept}]+")
 # Full-width letters, digits and signs as their ASCII forms, the Chinese punctuation above excepted.
 _narrow = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in _kept} | {0x3000: 0x20}
 
@@ -36,7 +39,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Normalize:
-    """Counts `changed` rows."""
+    """Counts `changed` rows, and texts `repaired` of a wrong decoding."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = msgspec.convert(options, Options)
@@ -53,23 +56,40 @@ class Normalize:
         options = self.options
         if options.html and "&" in text:
             text = html.unescape(text)
+        if text.isascii() and text.isprintable():
+            return " ".join(text.split()) if options.space == "collapse" else text
         if not text.isascii():
             text = self._unicode(text)
-        if "\r" in text:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+        if not _odd.search(text):
+            return text
         text = _invisible.sub("", text)
-        if options.space == "collapse":
-            text = _blanks.sub(" ", text).strip()
-            if "\n" in text:
-                text = _lines.sub("\n\n", text).replace(" \n", "\n").replace("\n ", "\n")
-        return text
+        return _collapse(text) if options.space == "collapse" else text
 
     def _unicode(self, text: str) -> str:
+        if _latin.search(text):
+            text = self._repair(text)
         if self.options.form == "NFKC":
-            text = _chinese.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
-        else:
+            text = _other.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
+        elif not unicodedata.is_normalized("NFC", text):
             text = unicodedata.normalize("NFC", text)
-        return text.translate(_narrow) if self.options.width else text
+        return text.translate(_narrow) if self.options.width and _wide.search(text) else text
+
+    def _repair(self, text: str) -> str:
+        """Text that was UTF-8 and was read as Latin-1 or Windows-1252 (cafÃ©), when all of it is."""
+        for encoding in ("cp1252", "latin-1"):
+            try:
+                right = text.encode(encoding).decode("utf-8")
+            except UnicodeError:
+                continue
+            self.counts["repaired"] += 1
+            return right
+        return text
+
+
+def _collapse(text: str) -> str:
+    text = _blanks.sub(" ", text).strip()
+    return _lines.sub(lambda m: "\n\n" if m[0].count("\n") > 1 else "\n", text) if "\n" in text else text
 
 
 plugin = Normalize

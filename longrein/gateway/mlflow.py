@@ -1,6 +1,8 @@
 """MLflow's REST API over the ledger: `MLFLOW_TRACKING_URI=http://…` and existing training code works unchanged."""
 
+import json
 import os
+import re
 import typing
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
@@ -78,7 +80,7 @@ READS: dict[str, Function] = {
     "POST runs/search": runs.search,
     "GET metrics/get-history": runs.history,
     "GET metrics/get-history-bulk": runs.history_bulk,
-    "GET metrics/get-history-bulk-interval": runs.history_bulk,
+    "GET metrics/get-history-bulk-interval": runs.history_interval,
     "GET artifacts/list": runs.list_artifacts,
     f"GET logged-models/{MODEL}": logged.get,
     f"PATCH logged-models/{MODEL}": logged.finalize,
@@ -119,6 +121,7 @@ def routes(ledger: Ledger, store: Store) -> list[BaseRoute]:
     `scope["state"]["actor"]`, the name that events and runs carry."""
     artifacts = Artifacts(store)
     artifacts.sweep()
+    ledger.runs.experiment("Default")  # clients log to it without asking
     return [
         Mount("/api/2.0/mlflow-artifacts", Files(artifacts)),
         Mount("/api/2.0/mlflow", Api(ledger, artifacts)),
@@ -262,14 +265,16 @@ def _endpoint(function: Function, writes: bool) -> Endpoint:
 
 def _request(endpoint: Endpoint, body: bytes, query: str, found: dict[str, str]) -> Any:
     """The request, from its body, query string and path. Numbers may come as text, as protobuf's JSON has them."""
+    if b"\\u0000" in body or "%00" in query:  # a database cannot hold it
+        raise Error("invalid", "text may not contain the character NUL")
+    if body and not found:
+        try:
+            return endpoint.decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass  # the slower way below knows null, and tells what is wrong
+    value: Any = {}
     try:
-        if body and not found:
-            try:
-                return endpoint.decoder.decode(body)
-            except msgspec.ValidationError:
-                value = _without_null(msgspec.json.decode(body))
-        else:
-            value = _without_null(msgspec.json.decode(body)) if body else {}
+        value = _without_null(msgspec.json.decode(body)) if body else {}
         if not isinstance(value, dict):
             raise Error("invalid", "the body must be a JSON object")
         for key, item in parse_qsl(query, keep_blank_values=True):
@@ -279,16 +284,21 @@ def _request(endpoint: Endpoint, body: bytes, query: str, found: dict[str, str])
                 value[key] = item
         return msgspec.convert(value | found, endpoint.type, strict=False)
     except msgspec.ValidationError as error:
-        raise Error("invalid", _told(str(error)), "see MLflow's REST API") from error
+        raise Error("invalid", _told(str(error), value), "see MLflow's REST API") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Error("invalid", f"the body is not JSON: {error}") from error
 
 
-def _told(problem: str) -> str:
-    missing = problem.split("missing required field `")
-    if len(missing) == 2:
-        return f"Missing value for required parameter '{missing[1].split('`')[0]}'."
-    return f"Invalid value for parameter: {problem}"
+def _told(problem: str, value: Any) -> str:
+    """What msgspec found wrong, as MLflow says it."""
+    why, _, at = problem.partition(" - at `$")
+    path = re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", at)
+    missing = re.search(r"missing required field `(\w+)`", why)
+    if missing and not path:
+        return f"Missing value for required parameter '{missing[1]}'."
+    name = ".".join(key or index for key, index in path)
+    first = value.get(path[0][0]) if path and isinstance(value, dict) else value
+    return f"Invalid value {json.dumps(first, ensure_ascii=False)[:300]} for parameter '{name}' supplied: {why}"
 
 
 def _without_null(value: Any) -> Any:

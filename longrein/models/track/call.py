@@ -4,7 +4,7 @@ import base64
 import binascii
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,6 +13,8 @@ from longrein.core.ledger import Ledger
 from longrein.models.track.artifacts import Artifacts
 
 Json = dict[str, Any]
+Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what a database and protobuf hold
+Time = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # milliseconds since 1970
 STAGES = {
     "ACTIVE_ONLY": ("active",), "1": ("active",), "DELETED_ONLY": ("deleted",), "2": ("deleted",),
     "ALL": ("active", "deleted"), "3": ("active", "deleted"),
@@ -55,11 +57,9 @@ def offset_of(token: str) -> int:
     if not token:
         return 0
     try:
-        offset = msgspec.json.decode(base64.b64decode(token, validate=True), type=dict[str, int])["offset"]
+        offset = msgspec.json.decode(base64.b64decode(token, validate=True), type=dict[str, Time])["offset"]
     except (binascii.Error, ValueError, KeyError) as error:
         raise Error("invalid", f"Invalid page token {token[:40]!r}", "pass back next_page_token as it came") from error
-    if offset < 0:
-        raise Error("invalid", "Invalid page token: it starts before the first page")
     return offset
 
 

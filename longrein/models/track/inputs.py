@@ -9,7 +9,7 @@ from longrein.core.errors import Error
 from longrein.core.ledger.schema import assets, edges, logged_model_runs, logged_models, runs
 from longrein.core.ref import NAME
 from longrein.models.track import limits, points
-from longrein.models.track.call import Call, Json, Pair, Request, pairs
+from longrein.models.track.call import Call, Int, Json, Pair, Request, pairs
 from longrein.models.track.grammar import Clause
 from longrein.models.track.query import Column, compare
 
@@ -36,7 +36,7 @@ class ModelInput(Request, kw_only=True):
 
 class ModelOutput(Request, kw_only=True):
     model_id: str
-    step: int = 0
+    step: Int = 0
 
 
 class LogInputs(Request, kw_only=True):

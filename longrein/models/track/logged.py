@@ -91,8 +91,6 @@ def create(call: Call, request: Create) -> Json:
         raise Error("invalid", f"Invalid model name ({request.name!r}): it cannot contain any of {' '.join(_BAD)}")
     model_id, now = f"m-{uuid.uuid4().hex}", now_ms()
     with call.ledger.db.write() as connection:
-        if request.experiment_id == "0":
-            call.ledger.runs.experiment("Default")
         experiment = experiments.active(connection, request.experiment_id)
         connection.execute(
             logged_models.insert().values(

@@ -33,7 +33,7 @@ class Point(NamedTuple):
 def check_active(call: Call, run_id: str) -> None:
     """Errors: `not_found`; `invalid` for a deleted run."""
     with call.ledger.db.read() as connection:
-        stage = connection.execute(_STAGE, {"id": run_id}).scalar()
+        stage = connection.exec_driver_sql(_hot(call.ledger.db.sqlite).stage, (run_id,)).scalar()
     if stage is None:
         raise Error("not_found", f"Run with id={run_id} not found")
     if stage != "active":
@@ -46,10 +46,10 @@ def add_points(call: Call, points: Sequence[Point]) -> None:
     """Append points; the same one twice counts once. A key's latest is the one of highest (step, time, value)."""
     if not points:
         return
-    insert, upsert = _hot(call.ledger.db.sqlite)
+    hot = _hot(call.ledger.db.sqlite)
     with call.ledger.db.write() as connection:
-        connection.exec_driver_sql(insert, _rows(points))
-        connection.exec_driver_sql(upsert, _rows(_newest(points)))
+        connection.exec_driver_sql(hot.insert, _rows(points))
+        connection.exec_driver_sql(hot.upsert, _rows(_newest(points)))
 
 
 def add_params(call: Call, run_id: str, values: dict[str, str]) -> None:
@@ -83,22 +83,28 @@ def set_tags(call: Call, run_id: str, values: dict[str, str]) -> None:
             connection.execute(runs.update().where(runs.c.id == run_id).values(name=values["mlflow.runName"]))
 
 
-_STAGE = sa.select(runs.c.lifecycle_stage).where(runs.c.id == sa.bindparam("id"))
 _KEPT = sa.select(params).where(
     params.c.run_id == sa.bindparam("run_id"), params.c.key.in_(sa.bindparam("keys", expanding=True))
 )
 
 
+class _Hot(NamedTuple):
+    stage: str
+    insert: str
+    upsert: str
+
+
 @cache
-def _hot(sqlite: bool) -> tuple[str, str]:
-    """The two statements as text for the driver: a third of what SQLAlchemy takes for one row."""
+def _hot(sqlite: bool) -> _Hot:
+    """The statements of every logged metric as text for the driver: a third of what SQLAlchemy takes for one row."""
     names = [c.name for c in metrics.c]
     mark = "?" if sqlite else "%s"
     into = "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT "
     values = ", ".join(names), ", ".join(mark for _ in names)
     new, old = (", ".join(f"{t}.{n}" for n in ("step", "ts_ms", "value")) for t in ("excluded", latest_metrics.name))
     change = ", ".join(f"{n} = excluded.{n}" for n in ("step", "ts_ms", "value", "is_nan"))
-    return (
+    return _Hot(
+        f"SELECT lifecycle_stage FROM {runs.name} WHERE id = {mark}",
         into.format(metrics.name, *values) + "DO NOTHING",
         into.format(latest_metrics.name, *values) + f"(run_id, key) DO UPDATE SET {change} WHERE ({new}) > ({old})",
     )

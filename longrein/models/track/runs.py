@@ -14,7 +14,20 @@ from longrein.core.ledger.runs import new_id, this_machine
 from longrein.core.ledger.schema import latest_metrics, metrics, params, runs, tags
 from longrein.models.track import experiments, inputs, limits, logged, points
 from longrein.models.track.artifacts import local_name
-from longrein.models.track.call import Call, Json, Pair, Request, check_limit, number, offset_of, page, pairs, stages
+from longrein.models.track.call import (
+    Call,
+    Int,
+    Json,
+    Pair,
+    Request,
+    Time,
+    check_limit,
+    number,
+    offset_of,
+    page,
+    pairs,
+    stages,
+)
 from longrein.models.track.grammar import RUNS
 from longrein.models.track.points import Point
 from longrein.models.track.query import Target
@@ -38,7 +51,7 @@ class Create(Request, kw_only=True):
     experiment_id: str = "0"
     user_id: str = ""
     run_name: str = ""
-    start_time: int = 0
+    start_time: Time = 0
     tags: tuple[Pair, ...] = ()
 
 
@@ -47,12 +60,14 @@ class ById(Request, kw_only=True):
     run_uuid: str = ""  # the older name of the same field
 
     def __post_init__(self) -> None:
+        if not (self.run_id or self.run_uuid):
+            raise Error("invalid", "Missing value for required parameter 'run_id'.")
         self.run_id = limits.check_run_id(self.run_id or self.run_uuid)
 
 
 class Update(ById, kw_only=True):
     status: int | str = ""
-    end_time: int | None = None
+    end_time: Time | None = None
     run_name: str = ""
 
 
@@ -68,8 +83,8 @@ class Search(Request, kw_only=True):
 class Metric(msgspec.Struct, kw_only=True):
     key: str
     value: float
-    timestamp: int
-    step: int = 0
+    timestamp: Time
+    step: Int = 0
     model_id: str = ""
     dataset_name: str = ""
     dataset_digest: str = ""
@@ -78,8 +93,8 @@ class Metric(msgspec.Struct, kw_only=True):
 class LogMetric(ById, kw_only=True):
     key: str
     value: float
-    timestamp: int
-    step: int = 0
+    timestamp: Time
+    step: Int = 0
     model_id: str = ""
     dataset_name: str = ""
     dataset_digest: str = ""
@@ -111,12 +126,17 @@ class History(ById, kw_only=True):
 
 
 class HistoryBulk(Request, kw_only=True):
-    run_id: tuple[str, ...] = ()
-    run_ids: tuple[str, ...] = ()
+    run_id: tuple[str, ...]
     metric_key: str
-    start_step: int | None = None
-    end_step: int | None = None
     max_results: int = HISTORY_PAGE
+
+
+class HistoryInterval(Request, kw_only=True):
+    run_ids: tuple[str, ...]
+    metric_key: str
+    start_step: Int = -(2**63)
+    end_step: Int = 2**63 - 1
+    max_results: int = 2500
 
 
 class Listing(ById, kw_only=True):
@@ -136,8 +156,6 @@ def create(call: Call, request: Create) -> Json:
     actor = request.user_id or labels.get("mlflow.user", "") or call.actor
     run_id = new_id(now_ms())
     with call.ledger.db.write() as connection:
-        if request.experiment_id == "0":
-            call.ledger.runs.experiment("Default")
         experiment = experiments.active(connection, request.experiment_id)
         connection.execute(
             runs.insert().values(
@@ -210,7 +228,7 @@ def log_metric(call: Call, request: LogMetric) -> Json:
 
 def log_points(call: Call, run_id: str, values: Sequence[Any]) -> Json:
     """Log metrics of one run, `Metric`s or `LogMetric`s."""
-    found = [Point.of(run_id, _metric_key(m), m.value, m.step, m.timestamp) for m in values]
+    found = [Point.of(run_id, limits.check_key(m.key, "name"), m.value, m.step, m.timestamp) for m in values]
     points.check_active(call, run_id)
     points.add_points(call, found)
     if about := [m for m in values if m.model_id]:
@@ -293,24 +311,24 @@ def history(call: Call, request: History) -> Json:
 
 
 def history_bulk(call: Call, request: HistoryBulk) -> Json:
-    """One metric of many runs, by step, thinned out evenly to `max_results` points a run; first and last are kept."""
-    ids, limit = [*request.run_id, *request.run_ids], check_limit(request.max_results, HISTORY_PAGE)
-    if not ids or len(ids) > HISTORY_RUNS:
-        raise Error(
-            "invalid", f"GetMetricHistoryBulk request must specify 1 to {HISTORY_RUNS} run_ids. Got {len(ids)}."
-        )
-    found: list[Json] = []
-    with call.ledger.db.read() as connection:
-        for run_id in ids:
-            query = sa.select(metrics).where(metrics.c.run_id == run_id, metrics.c.key == request.metric_key)
-            if request.start_step is not None:
-                query = query.where(metrics.c.step >= request.start_step)
-            if request.end_step is not None:
-                query = query.where(metrics.c.step <= request.end_step)
-            rows = list(connection.execute(query.order_by(metrics.c.step, metrics.c.ts_ms)))
-            if len(rows) > limit:
-                rows = [rows[i * (len(rows) - 1) // max(1, limit - 1)] for i in range(limit)]
-            found += [_metric(row) | {"run_id": run_id} for row in rows]
+    """One metric of many runs, run by run, `max_results` points in all."""
+    limit, found = check_limit(request.max_results, HISTORY_PAGE), list[Json]()
+    for run_id in sorted(_few(request.run_id)):
+        if len(found) < limit:
+            points_of_run = _points(call, run_id, request.metric_key, metrics.c.ts_ms, metrics.c.step, metrics.c.value)
+            found += points_of_run[: limit - len(found)]
+    return {"metrics": found}
+
+
+def history_interval(call: Call, request: HistoryInterval) -> Json:
+    """One metric of many runs between two steps, thinned out evenly to `max_results` a run; first and last are kept."""
+    limit, found = check_limit(request.max_results, 2500), list[Json]()
+    within = metrics.c.step.between(request.start_step, request.end_step)
+    for run_id in _few(request.run_ids):
+        rows = _points(call, run_id, request.metric_key, metrics.c.step, metrics.c.ts_ms, where=within)
+        if len(rows) > limit:
+            rows = [rows[i * (len(rows) - 1) // max(1, limit - 1)] for i in range(limit)]
+        found += rows
     return {"metrics": found}
 
 
@@ -322,6 +340,20 @@ def list_artifacts(call: Call, request: Listing) -> Json:
         raise Error("invalid", f"the artifacts of this run are at {uri}, which this server does not serve")
     path = request.path.strip("/")
     return {"root_uri": uri, "files": call.artifacts.list(f"{name}/{path}" if path else name, path)}
+
+
+def _few(ids: tuple[str, ...]) -> tuple[str, ...]:
+    if not 0 < len(ids) <= HISTORY_RUNS:
+        raise Error(
+            "invalid", f"the request must specify at least one and at most {HISTORY_RUNS} run_ids. Got {len(ids)}."
+        )
+    return ids
+
+
+def _points(call: Call, run_id: str, key: str, *order: Any, where: Any = sa.true()) -> list[Json]:  # noqa: B008
+    query = sa.select(metrics).where(metrics.c.run_id == run_id, metrics.c.key == key, where).order_by(*order)
+    with call.ledger.db.read() as connection:
+        return [_metric(row) | {"run_id": run_id} for row in connection.execute(query)]
 
 
 def row_of(connection: sa.Connection, run_id: str) -> Any:
@@ -342,16 +374,6 @@ def _move(call: Call, run_id: str, stage: str) -> Json:
 
 def _checked(labels: dict[str, str]) -> dict[str, str]:
     return {limits.check_key(k): v[: limits.TAG] for k, v in labels.items()}
-
-
-def _metric_key(metric: Any) -> str:
-    if metric.timestamp < 0:
-        raise Error(
-            "invalid", f"Invalid value {metric.timestamp} for parameter 'timestamp' supplied: it must be nonnegative"
-        )
-    if not (-(2**63) <= metric.step < 2**63 and metric.timestamp < 2**63):
-        raise Error("invalid", f"metric '{metric.key}': step and timestamp must be 64-bit integers")
-    return limits.check_key(metric.key, "name")
 
 
 def _metric(row: Any) -> Json:

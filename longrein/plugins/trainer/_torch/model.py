@@ -80,8 +80,11 @@ def from_folder(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedMo
 
 def with_lora(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> PreTrainedModel:
     """Low-rank adapters (Hu et al. 2021) on every linear layer but the head; nothing else is trained."""
-    from peft import LoraConfig, get_peft_model
-
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ModuleNotFoundError as error:
+        hint = "pip install 'longrein[lora]'"
+        raise Error("missing_package", "method: lora needs the package 'peft', which is not installed", hint) from error
     torch.manual_seed(seed)
     adapted: PreTrainedModel = get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"))
     return adapted

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -119,7 +120,10 @@ def render(tokenizer: PreTrainedTokenizerBase, talks: list[list[Message]]) -> li
 def _apply(tokenizer: PreTrainedTokenizerBase, talks: list[list[Message]], prompt: bool) -> list[str]:
     if not talks:
         return []
-    return list(tokenizer.apply_chat_template(talks, tokenize=False, add_generation_prompt=prompt))
+    try:
+        return list(tokenizer.apply_chat_template(talks, tokenize=False, add_generation_prompt=prompt))
+    except TemplateError as error:
+        raise Error("invalid", f"the chat template refuses a row: {error}", "mend its messages") from error
 
 
 def encode_talks(

@@ -97,7 +97,7 @@ class _Planted:
 
     def fields(self, language: str, text: str, intent: str) -> Row:
         self.number += 1
-        reply = INTENTS[intent][2 if language == "en" else 3]
+        reply = INTENTS[intent][2] if language == "en" else INTENTS[intent][3]
         channel = self.rng.choice(["app", "web", "mail", "phone"])
         day = f"2026-{self.rng.randint(1, 9):02}-{self.rng.randint(1, 28):02}"
         values = (f"{language}-{self.number:06}", text, intent, reply, channel, day)
@@ -137,13 +137,14 @@ class _Planted:
         made = [_noise(self.rng) for _ in range(round(share * NOISE_SHARE))]
         self.dropped["noise"] += len(made)
         rows = [self.fields(language, text, self.rng.choice(list(INTENTS))) for text in made]
-        for reason in ("blank", "missing_output", "too_long"):
-            row = self.row(language)
-            row |= {"blank": {"text": " "}, "missing_output": {"intent": ""}, "too_long": {"text": row["text"] * 400}}[
-                reason
-            ]
+        pasted = " ".join(_request(self.rng, language, "refund") for _ in range(100))
+        for reason, wrong in {
+            "blank": {"text": " "},
+            "missing_output": {"intent": ""},
+            "too_long": {"text": pasted},
+        }.items():
             self.dropped[reason] += 1
-            rows.append(row)
+            rows.append(self.row(language) | wrong)
         return rows
 
     def broken(self, share: int, language: str) -> list[bytes]:
@@ -204,8 +205,8 @@ def _slip(rng: random.Random, text: str) -> str:
 
 def _homophone(rng: random.Random, text: str) -> str:
     """One character typed as another that sounds alike."""
-    alike = ("在再", "账帐", "的得", "吗嘛", "订定", "么没", "收受", "换还", "寄记")
-    there = [(right, wrong) for right, wrong in alike if right in text]
+    alike = {"在": "再", "账": "帐", "的": "得", "吗": "嘛", "订": "定", "么": "没", "收": "受", "换": "还", "寄": "记"}
+    there = [(right, wrong) for right, wrong in alike.items() if right in text]
     if not there:
         return text
     right, wrong = rng.choice(there)

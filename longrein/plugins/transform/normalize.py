@@ -16,7 +16,8 @@ from longrein.plugins.transform._row import edit
 VERSION = 1
 
 # Joiners shape emoji and Indic or Arabic words; after Latin or Han characters they only hide.
-_invisible = re.compile(f"(?![\u200c\u200d])[{INVISIBLE}]|(?:^|(?<=[\\x00-\u05ff\u2e80-\u9fff]))[\u200c\u200d]+")
+_invisible = re.compile(f"(?![\u200c\u200d])[{INVISIBLE}]")
+_joiners = re.compile("(?:^|(?<=[\\x00-\u05ff\u2e80-\u9fff]))[\u200c\u200d]+")
 _blanks = re.compile(r"[^\S\n]+")
 _lines = re.compile(r" ?\n(?: ?\n)* ?")
 _odd = re.compile(f"[{INVISIBLE}]|\\s\\s|[^\\S ]|^\\s|\\s$")  # what the rules below could change
@@ -59,31 +60,28 @@ class Normalize:
         if text.isascii() and text.isprintable():
             return " ".join(text.split()) if options.space == "collapse" else text
         if not text.isascii():
-            text = self._unicode(text)
-        text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+            text = self._form(self._repair(text) if _latin.search(text) else text)
+            text = text.translate(_narrow) if options.width and _wide.search(text) else text
         if not _odd.search(text):
             return text
-        text = _invisible.sub("", text)
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = self._form(_joiners.sub("", _invisible.sub("", text)))
         return _collapse(text) if options.space == "collapse" else text
 
-    def _unicode(self, text: str) -> str:
-        if _latin.search(text):
-            text = self._repair(text)
+    def _form(self, text: str) -> str:
         if self.options.form == "NFKC":
-            text = _other.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
-        elif not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", text)
-        return text.translate(_narrow) if self.options.width and _wide.search(text) else text
+            return _other.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
+        return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
     def _repair(self, text: str) -> str:
-        """Text that was UTF-8 and was read as Latin-1 or Windows-1252 (cafÃ©), when all of it is."""
+        """Text that was UTF-8 and was read as Latin-1 or Windows-1252 (cafÃ©), when all of it is; twice over too."""
         for encoding in ("cp1252", "latin-1"):
             try:
                 right = text.encode(encoding).decode("utf-8")
             except UnicodeError:
                 continue
             self.counts["repaired"] += 1
-            return right
+            return self._repair(right) if _latin.search(right) else right
         return text
 
 

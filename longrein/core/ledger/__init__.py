@@ -31,7 +31,7 @@ class Ledger:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All that happens inside is kept or none of it."""
-        with self.db.write():
+        with self.db.write(events=True):
             yield
 
     def close(self) -> None:

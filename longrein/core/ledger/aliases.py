@@ -54,7 +54,7 @@ class Aliases:
             raise Error("invalid", f"{to.ref} is not a version of {kind}:{name}")
         subject = f"{kind}:{name}@{alias}"
         where = (aliases.c.kind == kind, aliases.c.name == name, aliases.c.alias == alias)
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             if back:
                 self._check_held(subject, to)
             else:
@@ -84,7 +84,7 @@ class Aliases:
 
     def drop(self, kind: str, name: str, alias: str, *, actor: str) -> bool:
         """Remove an alias; False when there was none. Errors: `blocked` for one that gates guard."""
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             if self._gates(kind, name, alias):
                 raise Error(
                     "blocked", f"{kind}:{name}@{alias} is guarded by a gate", "take its endpoint out of longrein.yaml"
@@ -117,7 +117,7 @@ class Aliases:
     def guard(self, kind: str, name: str, alias: str, gates: dict[str, str], *, actor: str) -> None:
         """From now on this alias moves only to digests that each gate (name → digest of its definition) passed."""
         where = (gated.c.kind == kind, gated.c.name == name, gated.c.alias == alias)
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             if self._gates(kind, name, alias) == gates:
                 return
             connection.execute(gated.delete().where(*where))
@@ -130,7 +130,7 @@ class Aliases:
         report: Asset | None = None, run_id: str = "",
     ) -> None:  # fmt: skip
         """Record a gate's verdict on each of these assets (a release and the model in it, say)."""
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             for asset in subjects:
                 connection.execute(
                     verdicts.insert().values(

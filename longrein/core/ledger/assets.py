@@ -59,8 +59,7 @@ class Assets:
     ) -> Asset:  # fmt: skip
         """Record an asset made by `run_id`. The same content under the same name is the same version, made again."""
         Ref.parse(f"{kind}:{name}")
-        with self.db.write() as connection:
-            self.db.lock_events(connection)  # two writers must not choose the same next version
+        with self.db.write(events=True) as connection:
             self.name(kind, name)
             old = connection.execute(
                 sa.select(assets)
@@ -139,7 +138,7 @@ class Assets:
 
     def find(self, ref: Ref) -> Asset | None:
         query = sa.select(assets).where(assets.c.kind == ref.kind, assets.c.name == ref.name, assets.c.state == "live")
-        if ref.selector.isdigit():
+        if ref.selector.isdecimal():
             query = query.where(assets.c.version == min(int(ref.selector), 2**31 - 1))
         elif ref.selector == "latest":
             query = query.order_by(assets.c.version.desc()).limit(1)

@@ -4,7 +4,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,8 @@ class Database:
     """One engine in autocommit: a read sees the latest commit; `write` opens a transaction that others queue behind."""
 
     def __init__(self, url: str) -> None:
-        self.url = sa.make_url(url)
+        self.url = _parse(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
-        if self.url.get_backend_name() == "postgresql":
-            self.url = self.url.set(drivername="postgresql+psycopg")
-        elif not self.sqlite:
-            raise Error(
-                "invalid", f"a ledger cannot live in {self.url.drivername!r}", "use sqlite:/// or postgresql://"
-            )
         self._local = threading.local()
         self.engine = sa.create_engine(
             self.url,
@@ -43,11 +38,10 @@ class Database:
             pool_pre_ping=not self.sqlite,
             connect_args={"timeout": BUSY_S} if self.sqlite else {},
         )
-        if self.sqlite:
-            if self.url.database and self.url.database != ":memory:":
-                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-            sa.event.listen(self.engine, "connect", _pragmas)
         with _as_error(self.url):
+            if self.sqlite:
+                Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+                sa.event.listen(self.engine, "connect", _pragmas)
             self._migrate()
 
     @contextmanager
@@ -61,29 +55,36 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction: all of it is kept or none. Nested writes of one thread join the outer one."""
+    def write(self, *, events: bool = False) -> Iterator[sa.Connection]:
+        """A transaction: all of it is kept or none. Nested writes of one thread join the outer one.
+
+        events: it will append to the event chain. Such writers go one at a time, and take their turn before they lock
+        anything else: so none ever waits for another in a circle. SQLite's write lock does that by itself.
+        """
         active = getattr(self._local, "connection", None)
         if active is not None:
+            self._take_turn(active, events)
             yield active
             return
         with _as_error(self.url), self.engine.connect() as connection:
             # IMMEDIATE takes SQLite's write lock now, so two writers queue instead of failing half-way.
             connection.exec_driver_sql("BEGIN IMMEDIATE" if self.sqlite else "BEGIN")
-            self._local.connection = connection
+            self._local.connection, self._local.turn = connection, self.sqlite
             try:
+                self._take_turn(connection, events)
                 yield connection
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+                with suppress(sa.exc.DBAPIError):  # a full disk or a lost server has rolled back already
+                    connection.exec_driver_sql("ROLLBACK")
                 raise
             finally:
                 self._local.connection = None
 
-    def lock_events(self, connection: sa.Connection) -> None:
-        """Writers of the event chain go one at a time; SQLite's write lock does that by itself."""
-        if not self.sqlite:
+    def _take_turn(self, connection: sa.Connection, events: bool) -> None:
+        if events and not self._local.turn:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_EVENT_LOCK})")
+            self._local.turn = True
 
     def insert(self, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
         """An INSERT that knows ON CONFLICT, in this database's dialect."""
@@ -114,6 +115,23 @@ class Database:
             except BaseException:
                 connection.exec_driver_sql("ROLLBACK")
                 raise
+
+
+def _parse(url: str) -> sa.URL:
+    hint = "write sqlite:///path/ledger.db or postgresql://user@host/database"
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise Error("invalid", "the address of the ledger is not a database url", hint) from error
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise Error("invalid", "a ledger in memory would be lost with each connection", hint)
+        return parsed.set(drivername="sqlite")
+    if parsed.get_backend_name() != "postgresql":
+        raise Error("invalid", f"a ledger cannot live in {parsed.drivername!r}", hint)
+    if find_spec("psycopg") is None:
+        raise Error("missing_package", "a ledger on PostgreSQL needs psycopg", "pip install 'longrein[postgresql]'")
+    return parsed.set(drivername="postgresql+psycopg")
 
 
 def _upgrade(connection: sa.Connection) -> None:
@@ -154,17 +172,33 @@ def _as_error(url: sa.URL) -> Iterator[None]:
         yield
     except sa.exc.IntegrityError:
         raise
+    except (sa.exc.DataError, OverflowError, UnicodeEncodeError) as error:
+        raise Error("invalid", f"the ledger cannot hold that value: {_first_line(error)}") from error
+    except sa.exc.TimeoutError as error:
+        raise Error("overloaded", f"the ledger {shown} has too many users at once", "try again") from error
+    except OSError as error:
+        raise Error("unavailable", f"the ledger {shown} cannot be opened: {error}", "is its folder writable?") from error
     except sa.exc.DBAPIError as error:
-        text = str(error.orig)
-        if "full" in text and "disk" in text:
+        text = _first_line(error)
+        if "full" in text and "disk" in text or "No space left" in text:
             raise Error(
                 "no_space", "the disk that holds the ledger is full", "free some space and try again"
             ) from error
         if isinstance(error.orig, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
             raise Error("corrupt", f"the ledger {shown} is damaged: {text}", "restore a copy of the file") from error
         if isinstance(error, sa.exc.OperationalError):
-            hint = "is another process holding it?" if "locked" in text else "is the server up and the address right?"
-            raise Error(
-                "unavailable", f"the ledger {shown} cannot be reached: {text.strip().splitlines()[0]}", hint
-            ) from error
+            raise Error("unavailable", f"the ledger {shown} cannot be used: {text}", _hint(text)) from error
         raise
+
+
+def _hint(text: str) -> str:
+    """What to do about an operational error of either database."""
+    if "locked" in text:
+        return "another process holds it: try again"
+    if "readonly" in text or "unable to open" in text:
+        return "is its folder writable?"
+    return "is the server up and the address right?"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(getattr(error, "orig", error)).strip() or type(error).__name__).splitlines()[0]

@@ -40,8 +40,7 @@ class Events:
 
     def append(self, actor: str, kind: str, subject: str, **data: Any) -> int:
         """Add one event in the caller's transaction; returns its sequence number (from 1, without gaps)."""
-        with self.db.write() as connection:
-            self.db.lock_events(connection)
+        with self.db.write(events=True) as connection:
             last = connection.execute(
                 sa.select(events.c.seq, events.c.hash).order_by(events.c.seq.desc()).limit(1)
             ).first()

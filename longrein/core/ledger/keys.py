@@ -35,7 +35,7 @@ class Keys:
         secret = "lr-" + secrets.token_urlsafe(32)
         key_id = secrets.token_hex(4)
         row = {"id": key_id, "hash": hashed(secret), "label": label, "scopes": list(scopes), "created_ms": now_ms()}
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             connection.execute(api_keys.insert().values(row))
             self.events.append(actor, "key.created", f"key:{key_id}", label=label, scopes=list(scopes))
         return secret
@@ -52,7 +52,7 @@ class Keys:
         return [ApiKey(r.id, r.label, tuple(r.scopes), r.created_ms, r.revoked_ms) for r in rows]
 
     def revoke(self, key_id: str, *, actor: str) -> None:
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             done = connection.execute(
                 api_keys.update()
                 .where(api_keys.c.id == key_id, api_keys.c.revoked_ms.is_(None))

@@ -61,7 +61,7 @@ class Runs:
         """Open a run; returns its id (`run_id` when one is given, see `new_id`). Ids sort by age."""
         started = now_ms()
         run_id = run_id or new_id(started)
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             connection.execute(
                 runs.insert().values(
                     id=run_id, experiment_id=self.experiment(experiment), name=name, capability=capability,
@@ -79,7 +79,7 @@ class Runs:
         """Close a run. `usage`: cpu_s, wall_s, max_rss_bytes."""
         assert status in ENDED, status
         used = usage or {}
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             connection.execute(
                 runs.update().where(runs.c.id == run_id).values(
                     status=status, ended_ms=now_ms(), error=error.as_dict() if error else None, cost_usd=cost_usd,

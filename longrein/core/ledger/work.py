@@ -51,7 +51,7 @@ class Work:
     def want(self, spec: dict[str, Any], *, actor: str) -> int:
         """Write the wanted state; returns its revision. The same spec again is the same revision."""
         digest = of_json(spec)
-        with self.db.write() as connection:
+        with self.db.write(events=True) as connection:
             last = connection.execute(sa.select(wanted).order_by(wanted.c.revision.desc()).limit(1)).first()
             if last and last.digest == digest:
                 return int(last.revision)

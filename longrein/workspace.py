@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from longrein.control.loop import News
     from longrein.control.nouns import Lifecycle
     from longrein.control.plan import Plan
+    from longrein.gateway.server import Gateway
 
 FILE = "longrein.yaml"
 HOME = ".longrein"
@@ -68,14 +69,17 @@ class Workspace:
 
         return plan(self.ledger, self.store, self.root, self.spec)
 
-    def apply(self, watch: "Callable[[News], None]" = lambda _: None) -> "Plan":
-        """Write the wanted state and make it true; returns what remains (failed steps, gates that block)."""
+    def apply(self, watch: "Callable[[News], None]" = lambda _: None, *, retry: bool = True) -> "Plan":
+        """Write the wanted state and make it true; returns what remains (failed steps, gates that block).
+
+        retry: try steps again that failed before.
+        """
         from longrein.control import nouns
         from longrein.control.loop import Loop
 
         spec = self.spec
         self.ledger.work.want(nouns.as_wanted(spec), actor=self.actor)
-        return Loop(self.ledger, self.store, self.root, actor=self.actor, watch=watch).converge(spec)
+        return Loop(self.ledger, self.store, self.root, actor=self.actor, watch=watch).converge(spec, retry=retry)
 
     # -- assets
 
@@ -130,6 +134,34 @@ class Workspace:
     def note(self, ref: str, text: str) -> None:
         """Write a note on a version, in place of the one before."""
         self.ledger.assets.describe(self.asset(ref), text, actor=self.actor)
+
+    # -- serving
+
+    def serves(self) -> dict[str, Asset]:
+        """The release in production of each endpoint that has one."""
+        wanted = (self.ledger.work.wanted() or {}).get("endpoints") or {}
+        found = {name: self.ledger.assets.find(Ref("release", name, "prod")) for name in wanted}
+        return {name: asset for name, asset in found.items() if asset}
+
+    def gateway(self, host: str = "127.0.0.1", port: int = 8000) -> "Gateway":
+        """The OpenAI-compatible server, not yet started. port: 0 is any free one. Errors: `conflict`, `forbidden`."""
+        from longrein.control.why import why
+        from longrein.gateway.server import Gateway
+
+        self.key_file()
+        return Gateway(self.ledger, self.store, self.root, host=host, port=port, why=why)
+
+    def key_file(self) -> Path:
+        """The file, mode 0600, with this project's own API key (scope admin); made when absent."""
+        from longrein.control import scaffold
+
+        return scaffold.own_key(self.ledger, self.home, actor=self.actor)
+
+    def secret(self) -> str:
+        """The API key to ask this project's gateway with: LONGREIN_API_KEY, or the one in `key_file`."""
+        from longrein.control import scaffold
+
+        return os.environ.get("LONGREIN_API_KEY") or scaffold.read_secret(self.key_file())
 
     # -- runs of one's own
 

@@ -55,9 +55,7 @@ class Lines(AbstractContextManager["Lines"]):
     def on_progress(self, step: str, data: dict[str, Any]) -> None:
         if self.clock() - self._said >= EVERY_S:
             self._said = self.clock()
-            left = self.left(data)
-            told = [f"{share(data):.0%}", *told_fields(data["fields"]), *([f"{left} left"] if left else [])]
-            self.say(f"  {step} {' · '.join(told)}")
+            self.say(f"  {step} {self.told(data)}")
 
     def on_note(self, step: str, data: dict[str, Any]) -> None:
         self.say(f"  {data['text']}")
@@ -86,10 +84,16 @@ class Lines(AbstractContextManager["Lines"]):
     def on_other(self, subject: str, data: dict[str, Any]) -> None:
         """Metrics, params: on the run, not on the screen."""
 
-    def left(self, data: dict[str, Any]) -> str:
-        """Time left at the speed so far; "" while it is too early to say."""
+    def told(self, data: dict[str, Any]) -> str:
+        """12% · loss 0.31 · 8,123 tokens/s · 1:40 left"""
+        left = data["fields"].get("left_s", self.left_s(data))
+        told = [f"{share(data):4.0%}", *told_fields(data["fields"])]
+        return " · ".join([*told, *([f"{_text.duration(left)} left"] if left is not None else [])])
+
+    def left_s(self, data: dict[str, Any]) -> float | None:
+        """Time left at the speed so far; None while it is too early to say."""
         done, spent = share(data), self.clock() - self._started
-        return _text.duration(spent / done * (1 - done)) if done > 0.02 and spent > 1 else ""
+        return spent / done * (1 - done) if done > 0.02 and spent > 1 else None
 
 
 class Bars(Lines):
@@ -121,9 +125,7 @@ class Bars(Lines):
     def on_progress(self, step: str, data: dict[str, Any]) -> None:
         if self._bar is None:
             return
-        left = self.left(data)
-        told = [f"{share(data):4.0%}", *told_fields(data["fields"]), *([f"{left} left"] if left else [])]
-        self._bars.update(self._bar, completed=data["done"], total=data["total"] or None, told=" · ".join(told))
+        self._bars.update(self._bar, completed=data["done"], total=data["total"] or None, told=self.told(data))
 
     def on_done(self, step: str, data: dict[str, Any]) -> None:
         self._remove()
@@ -147,8 +149,10 @@ def told_fields(fields: dict[str, Any]) -> list[str]:
     """{"loss": .31, "tokens_s": 8123} as "loss 0.31", "8,123 tokens/s"."""
     told = []
     for name, value in fields.items():
-        if name.endswith("_s"):
-            told.append(f"{_text.number(round(float(value)))} {name.removesuffix('_s')}/s")
+        if name == "left_s":
+            continue
+        if name == "tokens_s":
+            told.append(f"{_text.number(round(float(value)))} tokens/s")
         elif name == "rows":
             told.append(f"{_text.number(value)} rows")
         else:

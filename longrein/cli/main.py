@@ -19,8 +19,8 @@ FOLDER = Path(__file__).parent
 PROGRAM = "longrein"
 # The order of the help: how a project goes through its life. A verb that stands nowhere here comes last.
 ORDER = [
-    "demo", "init", "plan", "apply", "up", "serve", "ask", "status", "ls", "show", "diff", "lineage", "why", "run", "logs",
-    "promote", "rollback", "key", "audit", "doctor", "schema", "completion",
+    "demo", "init", "plan", "apply", "up", "serve", "ask", "status", "ls", "show", "diff", "lineage", "why", "run",
+    "logs", "promote", "rollback", "key", "audit", "doctor", "schema", "completion",
 ]  # fmt: skip
 
 

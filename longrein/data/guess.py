@@ -17,12 +17,13 @@ DISTINCT = 5_000  # values of a column that are told apart
 LABEL_COLUMNS = 40  # a label is no longer than this, in characters, on average
 # What such columns are called, the likeliest first.
 INPUTS = [
-    "text", "input", "prompt", "question", "query", "utterance", "message", "tweet", "comment", "content", "sentence", "body",
-    "review", "instruction", "request", "description", "title", "document", "文本", "内容", "问题", "输入", "评论", "句子",
+    "text", "input", "prompt", "question", "query", "utterance", "message", "tweet", "comment", "content", "sentence",
+    "body", "review", "instruction", "request", "description", "title", "document",
+    "文本", "内容", "问题", "输入", "评论", "句子",
 ]  # fmt: skip
 OUTPUTS = [
-    "label", "intent", "class", "category", "sentiment", "output", "answer", "response", "completion", "target", "reply",
-    "tag", "topic", "summary", "标签", "类别", "意图", "答案", "输出", "回答", "回复",
+    "label", "intent", "class", "category", "sentiment", "output", "answer", "response", "completion", "target",
+    "reply", "tag", "topic", "summary", "标签", "类别", "意图", "答案", "输出", "回答", "回复",
 ]  # fmt: skip
 CONVERSATIONS = ["messages", "conversations", "conversation", "dialog", "dialogue"]
 SPLITS = {"train", "validation", "test", *SYNONYMS}

@@ -1,0 +1,121 @@
+"""The gateway beside a verb: started, announced, found again by later commands, stopped."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longrein.core.errors import CODES, Error
+
+if TYPE_CHECKING:
+    from longrein.cli.main import Session
+    from longrein.gateway.server import Gateway
+    from longrein.workspace import Workspace
+
+NOTE = "gateway.json"  # in .longrein: where this project's gateway listens
+ANSWER_S = 300.0
+
+
+@contextlib.contextmanager
+def started(
+    workspace: "Workspace", host: str = "127.0.0.1", port: int = 0, *, noted: bool = True
+) -> "Iterator[Gateway]":
+    """The gateway, in threads of this process, until the block ends. Errors: `conflict` when the port is taken.
+
+    noted: leave word of it in .longrein, for `running`.
+    """
+    gateway = workspace.gateway(host, port)
+    note = workspace.home / NOTE
+    try:
+        gateway.start()
+        if noted:
+            note.write_text(json.dumps({"url": gateway.url, "pid": os.getpid()}), "utf-8")
+        yield gateway
+    finally:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if json.loads(note.read_text("utf-8"))["pid"] == os.getpid():
+                note.unlink()
+        gateway.stop()
+
+
+def running(workspace: "Workspace") -> str | None:
+    """The URL of this project's gateway, when one answers: LONGREIN_URL, or the one noted in .longrein."""
+    url = os.environ.get("LONGREIN_URL")
+    if url is None:
+        try:
+            url = str(json.loads((workspace.home / NOTE).read_text("utf-8"))["url"])
+        except (OSError, ValueError, KeyError):
+            return None
+    try:
+        with urllib.request.urlopen(url + "/healthz", timeout=2):
+            return url
+    except (OSError, ValueError):
+        return None
+
+
+def announce(session: "Session", gateway: "Gateway", key: Path) -> None:
+    """Where it listens, where the key lies, and a request to copy; the URL is the answer on stdout."""
+    endpoints = list(session.workspace.serves())
+    body = {"model": endpoints[0] if endpoints else "NAME", "messages": [{"role": "user", "content": "hello"}]}
+    example = (
+        f"curl {gateway.url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+        f"    -H \"Authorization: Bearer $(cat {key})\" -d '{json.dumps(body)}'"
+    )
+    session.show({"url": gateway.url, "key": str(key), "endpoints": endpoints}, gateway.url)
+    session.say(f"  OpenAI-compatible: base_url {gateway.url}/v1; the API key lies in {key}\n  {example}")
+    session.say(f"  MLflow clients: MLFLOW_TRACKING_URI={gateway.url} MLFLOW_TRACKING_TOKEN=$(cat {key})")
+
+
+def states(session: "Session", gateway: "Gateway") -> None:
+    """Say which endpoints answer, once their engines have started."""
+    for name, state in gateway.settled().items():
+        told = {"serving": "answers", "empty": "has no release yet: longrein apply"}.get(state, state)
+        session.say(f"endpoint {name} {told}")
+
+
+@contextlib.contextmanager
+def until_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, in place of ending the process."""
+    asked = threading.Event()
+    before = {n: signal.signal(n, lambda *_: asked.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def chat(url: str, secret: str, endpoint: str, text: str, **options: Any) -> dict[str, Any]:
+    """One answer over HTTP, as any OpenAI client would ask: {"text", "id", "usage", "release"}.
+
+    Errors: those of the gateway, by its status.
+    """
+    body = {"model": endpoint, "messages": [{"role": "user", "content": text}], **options}
+    request = urllib.request.Request(
+        url + "/v1/chat/completions", json.dumps(body).encode(),
+        {"authorization": f"Bearer {secret}", "content-type": "application/json"},
+    )  # fmt: skip
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
+            value = json.load(response)
+    except urllib.error.HTTPError as error:
+        raise _as_error(error) from error
+    except OSError as error:
+        raise Error("unavailable", f"the gateway at {url} does not answer: {error}", "longrein serve") from error
+    message = value["choices"][0]["message"]["content"]
+    return {"text": message, "id": value["id"], "endpoint": endpoint, "usage": value.get("usage")}
+
+
+def _as_error(error: urllib.error.HTTPError) -> Error:
+    try:
+        message = json.load(error)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = f"the gateway said {error.code}"
+    code = next((c for c, (status, _) in CODES.items() if status == error.code), "failed")
+    return Error(code, message)

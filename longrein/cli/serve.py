@@ -1,0 +1,19 @@
+"""Serve what is in production, on 127.0.0.1 unless told otherwise; Ctrl-C finishes what is under way and ends."""
+
+import click
+
+from longrein.cli import _serving
+from longrein.cli.main import Session
+
+
+@click.command(help=__doc__)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.pass_obj
+def command(session: Session, host: str, port: int) -> None:
+    workspace = session.workspace
+    with _serving.until_signal() as asked, _serving.started(workspace, host, port) as gateway:
+        _serving.announce(session, gateway, workspace.key_file())
+        _serving.states(session, gateway)
+        asked.wait()
+        session.say("stopping")

@@ -110,8 +110,9 @@ class EngineProcess(asyncio.Protocol):
         id = f"{next(self._ids)}:{request.id}"
         if not self.alive or self._stopping:
             raise self._gone()
+        data = _encoded(msgspec.structs.replace(request, id=id))
         inbox = self._inboxes[id] = _Inbox()
-        self._send("submit", msgspec.structs.replace(request, id=id))
+        self._transport.write(data)
         ended = False
         try:
             while not ended:
@@ -227,6 +228,16 @@ class _Inbox:
 def frame(verb: str, body: Any) -> bytes:
     data = msgspec.msgpack.encode((verb, body))
     return LENGTH.pack(len(data)) + data
+
+
+def _encoded(request: Request) -> bytes:
+    try:
+        data = frame("submit", request)
+    except (UnicodeEncodeError, RecursionError, OverflowError, TypeError) as error:
+        raise Error("invalid", f"the request cannot be encoded: {error}", "send valid Unicode and plain JSON") from None
+    if len(data) > MAX_FRAME_BYTES:
+        raise Error("too_large", f"the request has {len(data)} bytes, the most is {MAX_FRAME_BYTES}")
+    return data
 
 
 def _settle(future: asyncio.Future[dict[str, Any]], value: dict[str, Any] | Error) -> None:

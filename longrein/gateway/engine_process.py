@@ -96,7 +96,10 @@ class _Server:
     def _submit(self, body: msgspec.Raw) -> None:
         try:
             self.engine.submit(_decode(body))
-        except Error as error:
+        except Exception as caught:  # noqa: BLE001 - whatever one request does to its engine, the others go on
+            error = as_error(caught)
+            if error is not caught:
+                traceback.print_exc()
             id = msgspec.msgpack.decode(body)["id"]
             self.sock.sendall(frame("events", [Event(id, error=error.as_dict())]))
 

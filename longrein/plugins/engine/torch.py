@@ -88,6 +88,7 @@ class Torch:
         self.waiting.append(Sequence(request, prompt, limit, chosen, stream, now))
         self.counts["tokens_in_total"] += len(prompt)
 
+    @torch.inference_mode()
     def cancel(self, id: str) -> None:
         for sequence in [s for s in self.waiting if s.request.id == id]:
             self.waiting.remove(sequence)

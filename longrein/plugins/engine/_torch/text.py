@@ -61,7 +61,15 @@ class Text:
         flat = [_flatten(message) for message in messages]
         try:
             return self.template.render(messages=flat, tools=None, add_generation_prompt=True, **self.special)
-        except (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             hint = "see which roles and fields the model's template accepts"
             raise Error("invalid", f"the chat template refused the messages: {error}", hint, param="messages") from None
 

@@ -99,7 +99,9 @@ def search(call: Call, request: Search) -> Json:
             experiments.c.lifecycle_stage.in_(stages(request.view_type)),
             *_TARGET.where(request.filter, call.ledger.db.sqlite),
         )
-        .order_by(*_TARGET.order(request.order_by or ["creation_time DESC"], experiments.c.id.desc()))
+        .order_by(
+            *_TARGET.order(request.order_by or ["creation_time DESC"], call.ledger.db.sqlite, experiments.c.id.desc())
+        )
     )
     with call.ledger.db.read() as connection:
         rows, token = page(list(connection.execute(query.limit(limit + 1).offset(offset))), offset, limit)

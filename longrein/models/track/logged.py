@@ -187,7 +187,9 @@ def add_metrics(call: Call, run_id: str, values: Sequence[Any]) -> None:
 
 def search(call: Call, request: Search) -> Json:
     limit, offset = check_limit(request.max_results, 1000), offset_of(request.page_token)
-    order = [o for item in request.order_by for o in _ordered(item)] or [logged_models.c.created_ms.desc()]
+    order = [o for item in request.order_by for o in _ordered(item, call.ledger.db.sqlite)] or [
+        logged_models.c.created_ms.desc()
+    ]
     query = (
         sa.select(logged_models)
         .where(
@@ -251,9 +253,9 @@ def _target(datasets: Sequence[OnDataset]) -> Target:
     )  # fmt: skip
 
 
-def _ordered(item: OrderBy) -> list[Column]:
+def _ordered(item: OrderBy, sqlite: bool) -> list[Column]:
     on = [item] if item.dataset_name else []
-    return _target(list(on)).order([f"{item.field_name} {'ASC' if item.ascending else 'DESC'}"])
+    return _target(list(on)).order([f"{item.field_name} {'ASC' if item.ascending else 'DESC'}"], sqlite)
 
 
 def _asset(call: Call, row: Any, stored: Stored) -> int:

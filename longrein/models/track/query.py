@@ -29,9 +29,9 @@ class Target:
     def where(self, text: str, sqlite: bool) -> list[Column]:
         return [self._clause(clause, sqlite) for clause in parse_filter(text, self.scope)]
 
-    def order(self, items: Sequence[str], *ties: Column) -> list[Column]:
-        """What is missing comes last, whatever the direction; NaN before it."""
-        found = [column for order in parse_order(items, self.scope) for column in self._order(order)]
+    def order(self, items: Sequence[str], sqlite: bool, *ties: Column) -> list[Column]:
+        """What is missing comes last, whatever the direction; NaN before it. Text goes by code points."""
+        found = [column for order in parse_order(items, self.scope) for column in self._order(order, sqlite)]
         return [*found, *ties]
 
     def _clause(self, clause: Clause, sqlite: bool) -> Column:
@@ -56,7 +56,7 @@ class Target:
             return sa.or_(found, self.owner.not_in(having))
         return found
 
-    def _order(self, order: Order) -> list[Column]:
+    def _order(self, order: Order, sqlite: bool) -> list[Column]:
         if order.entity == "attribute":
             value, absent = self.attributes[order.key], None
         elif order.entity == "dataset":
@@ -73,6 +73,8 @@ class Target:
                 sa.select(table.c.is_nan).where(*mine).limit(1).scalar_subquery() if order.entity == "metric" else None
             )
         ranks = [(value.is_(None), 2)] + ([(absent, 1)] if absent is not None else [])
+        if not sqlite and isinstance(value.type, sa.String):
+            value = value.collate("C")
         return [sa.case(*ranks, else_=0), value.asc() if order.ascending else value.desc()]
 
     def _table(self, entity: str) -> sa.Table:

@@ -127,7 +127,7 @@ def search(call: Call, request: Search) -> Json:
     query = (
         sa.select(names)
         .where(*_MINE, *_TARGET.where(request.filter, call.ledger.db.sqlite))
-        .order_by(*_TARGET.order(request.order_by, names.c.name))
+        .order_by(*_TARGET.order(request.order_by, call.ledger.db.sqlite, names.c.name))
     )
     with call.ledger.db.read() as connection:
         rows, token = page(list(connection.execute(query.limit(limit + 1).offset(offset))), offset, limit)

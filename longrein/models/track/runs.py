@@ -185,7 +185,7 @@ def search(call: Call, request: Search) -> Json:
             runs.c.lifecycle_stage.in_(stages(request.run_view_type)),
             *_TARGET.where(request.filter, call.ledger.db.sqlite),
         )
-        .order_by(*_TARGET.order(request.order_by, runs.c.started_ms.desc(), runs.c.id))
+        .order_by(*_TARGET.order(request.order_by, call.ledger.db.sqlite, runs.c.started_ms.desc(), runs.c.id))
     )
     with call.ledger.db.read() as connection:
         rows, token = page(list(connection.execute(query.limit(limit + 1).offset(offset))), offset, limit)

@@ -172,7 +172,7 @@ def search(call: Call, request: Search) -> Json:
     query = (
         sa.select(assets)
         .where(*_LIVE, *_TARGET.where(request.filter, call.ledger.db.sqlite))
-        .order_by(*_TARGET.order(request.order_by or ["last_updated_timestamp DESC"], *ties))
+        .order_by(*_TARGET.order(request.order_by or ["last_updated_timestamp DESC"], call.ledger.db.sqlite, *ties))
     )
     with call.ledger.db.read() as connection:
         rows, token = page(list(connection.execute(query.limit(limit + 1).offset(offset))), offset, limit)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrein.core.errors import Error
 from longrein.core.ledger import now_ms
-from longrein.gateway import openai
+from longrein.gateway import management, openai, openapi
 from longrein.gateway.auth import Door, is_loopback
 from longrein.gateway.inference import KINDS, Inference, retry_after
 from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges
@@ -33,13 +33,16 @@ def build(
     status = _Status(inference.fleet, inference.metrics, door, ledger_error)
     answers = [Route(path, inference, methods=["POST"]) for path in KINDS]
     models = [Route("/v1/models", status.models), Route("/v1/models/{name}", status.model)]
+    more = list(routes)
+    described = openapi.describe([*answers, *models, *more], management.BODIES, management.QUERIES)
     return Starlette(
         routes=[
             Route("/healthz", status.health),
             Route("/readyz", status.ready),
             Route("/metrics", status.metrics),
+            *door.guard([Route("/openapi.json", lambda request: respond(described))], "any"),
             *door.guard([*answers, *models], "infer"),
-            *routes,
+            *more,
         ],
         middleware=[Middleware(_Identify, inference.metrics)],
         exception_handlers={Error: _on_error, HTTPException: _on_http, Exception: _on_bug},
@@ -106,10 +109,12 @@ class _Status:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(self, request: Request) -> Response:
+        """The endpoints that have a release, as models."""
         lanes = [lane for _, lane in sorted(self.fleet.lanes.items()) if lane.wanted]
         return respond({"object": "list", "data": [_model(lane) for lane in lanes]})
 
     async def model(self, request: Request) -> Response:
+        """One endpoint."""
         name = request.path_params["name"]
         if name not in self.fleet.lanes:
             self.fleet.route(name)

@@ -6,7 +6,7 @@ No database is asked on the way. A client that hangs up cancels its request in t
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[type[openai.ChatBody] | type[openai.CompletionBody], type
 
 
 class Inference:
-    """An ASGI app for the paths in KINDS."""
+    """Answers OpenAI's chat completions and completions; an ASGI app for the paths in KINDS."""
 
     def __init__(
         self, fleet: Fleet, recorder: Recorder, metrics: Metrics, max_body_bytes: int = MAX_BODY_BYTES
@@ -43,18 +43,19 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = scope["longrein.key"]
         record = Record(id=scope["longrein.id"], ts_ms=now_ms(), key_id=key.id if key else "")
-        exchange = Exchange(scope, send, record)
+        exchange = Exchange(scope, send, record, self._finish)
         try:
             body = await read_body(scope, receive, self.max_body_bytes)
             await while_connected(receive, self._serve(exchange, body))
-        except (Gone, asyncio.CancelledError) as error:  # the client hung up; or the server's time to drain is over
-            record.status, record.finish_reason = CLIENT_GONE, "cancelled"
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        except Gone:
+            exchange.cancelled()
+        except asyncio.CancelledError:  # the server's time to drain is over
+            exchange.cancelled()
+            raise
         except Error as error:
             await exchange.fail(error)
         finally:
-            self._finish(exchange)
+            exchange.end()
 
     async def _serve(self, exchange: "Exchange", body: bytes) -> None:
         body_type, answer_type = KINDS[exchange.path]
@@ -75,8 +76,7 @@ class Inference:
             async with aclosing(_events(replica, ask)) as events:
                 await (exchange.stream(events) if ask.stream else exchange.reply(events))
 
-    def _finish(self, exchange: "Exchange") -> None:
-        record = exchange.finish()
+    def _finish(self, record: Record) -> None:
         self.recorder.put(record)
         labels = (record.endpoint, record.release[:12])
         self.metrics.requests.add((*labels, str(record.status)))
@@ -90,11 +90,12 @@ class Inference:
 class Exchange:
     """One request and its answer on the wire, and what the record should say of them."""
 
-    def __init__(self, scope: Scope, send: Send, record: Record) -> None:
+    def __init__(self, scope: Scope, send: Send, record: Record, on_end: Callable[[Record], None]) -> None:
         self.path: str = scope["path"]
         self.send, self.record = send, record
         self.began = time.perf_counter()
-        self.started = False
+        self.started = self.ended = False
+        self.on_end = on_end
         self.log_text = False
         self.text = ""
         self.answer: Answer | None = None
@@ -114,7 +115,7 @@ class Exchange:
         assert self.answer
         async for index, event in events:
             self._note(index, event)
-        self.record.status = 200
+        self.end(200)
         await self._send_whole(200, self.answer.whole(), [])
 
     async def stream(self, events: AsyncIterator[tuple[int, Event]]) -> None:
@@ -126,20 +127,30 @@ class Exchange:
                 await self._chunk(self.answer.opening())
             if data := self.answer.chunk(index, event):
                 await self._chunk(data)
-        self.record.status = 200
+        self.end(200)
         await self.send({"type": "http.response.body", "body": self.answer.closing()})
 
     async def fail(self, error: Error) -> None:
-        self.record.status, self.record.finish_reason = error.http_status, "error"
+        self.record.finish_reason = "error"
+        self.end(error.http_status)
         body = openai.error_body(error)
         if self.started:
             await self.send({"type": "http.response.body", "body": error_event(body)})
         else:
             await self._send_whole(error.http_status, msgspec.json.encode(body), retry_after(error))
 
-    def finish(self) -> Record:
+    def cancelled(self) -> None:
+        self.record.finish_reason = "cancelled"
+        self.end(CLIENT_GONE)
+
+    def end(self, status: int = 500) -> None:
+        """Complete the record, once, and hand it on: before the last bytes are sent, so that whoever has the answer
+        finds its record."""
+        if self.ended:
+            return
+        self.ended = True
         record, answer = self.record, self.answer
-        record.total_ms = self._elapsed_ms()
+        record.status, record.total_ms = status, self._elapsed_ms()
         if answer:
             record.prompt_tokens, record.completion_tokens = answer.tokens()
             record.finish_reason = record.finish_reason or answer.choices[0].finish_reason or "error"
@@ -148,7 +159,7 @@ class Exchange:
             record.input = self.text
             record.output = texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode()
         record.finish_reason = record.finish_reason or "error"
-        return record
+        self.on_end(record)
 
     def _note(self, index: int, event: Event) -> None:
         if self.record.ttft_ms is None:

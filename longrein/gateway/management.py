@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -22,6 +22,13 @@ MAX_LIMIT = 1000
 MAX_BODY_BYTES = 1 << 20
 T = TypeVar("T")
 Why = Callable[[Ledger, Store, str], Any]
+QUERIES: dict[str, tuple[str, ...]] = {  # what a path's query string may hold
+    f"{PREFIX}/assets": ("kind", "name", "limit"),
+    f"{PREFIX}/runs": ("capability", "name", "limit"),
+    f"{PREFIX}/lineage/{{ref}}": ("direction", "limit"),
+    f"{PREFIX}/events": ("subject", "kind", "after", "limit"),
+    f"{PREFIX}/requests": ("endpoint", "limit"),
+}
 
 
 class Promote(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,18 +47,31 @@ class Rollback(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
+BODIES: dict[str, type[msgspec.Struct]] = {f"{PREFIX}/promote": Promote, f"{PREFIX}/rollback": Rollback}
+
+
+class Hooks(NamedTuple):
+    """What the handlers need of the gateway around them."""
+
+    refresh: Callable[[], None]  # follow the ledger at once
+    flush: Callable[[], None]  # write the request log's buffer
+    why: Why | None  # trace a request: longrein.control.why.why
+
+
 class _Management:
     """The handlers: plain functions, which Starlette runs in threads, for the ledger may take its time."""
 
-    def __init__(self, ledger: Ledger, store: Store, refresh: Callable[[], None], why: Why | None) -> None:
-        self.ledger, self.store, self.refresh, self.explain = ledger, store, refresh, why
+    def __init__(self, ledger: Ledger, store: Store, hooks: Hooks) -> None:
+        self.ledger, self.store, self.hooks = ledger, store, hooks
 
     def assets(self, request: Request) -> Response:
+        """The newest assets, by kind and name."""
         query = _query(request, "kind", "name")
         found = self.ledger.assets.recent(query["kind"], query["name"], _limit(request))
         return _json({"assets": [_asset(a) for a in found]})
 
     def asset(self, request: Request) -> Response:
+        """One asset with its aliases, gate verdicts and runs."""
         asset = self.ledger.assets.get(request.path_params["ref"])
         held = self.ledger.aliases.get(asset.kind, asset.name)
         aliases = [alias for alias, (target, _) in held.items() if target.id == asset.id]
@@ -60,11 +80,13 @@ class _Management:
         return _json({**_asset(asset), "aliases": aliases, "verdicts": verdicts, "runs": makers})
 
     def runs(self, request: Request) -> Response:
+        """The newest runs, by capability and name."""
         query = _query(request, "capability", "name")
         found = self.ledger.runs.recent(query["capability"], query["name"], _limit(request))
         return _json({"runs": [asdict(run) for run in found]})
 
     def run(self, request: Request) -> Response:
+        """One run with its metrics, params, tags, inputs and outputs."""
         run: Run = self.ledger.runs.get(request.path_params["id"])
         metrics = {k: v if math.isfinite(v) else str(v) for k, v in self.ledger.runs.metrics(run.id).items()}
         more = {"metrics": metrics, "params": self.ledger.runs.params(run.id), "tags": self.ledger.runs.tags(run.id)}
@@ -74,6 +96,7 @@ class _Management:
         return _json({**asdict(run), **more, "inputs": sides["in"], "outputs": sides["out"]})
 
     def lineage(self, request: Request) -> Response:
+        """What an asset came from (up) or what came from it (down)."""
         direction = _query(request, "direction")["direction"] or "up"
         if direction not in ("up", "down"):
             raise Error("invalid", f"direction cannot be {direction[:50]!r}", "up or down", param="direction")
@@ -84,29 +107,36 @@ class _Management:
         return _json({"assets": [_asset(a) for a in found.assets], "runs": found.runs, "edges": edges})
 
     def events(self, request: Request) -> Response:
+        """The audit trail, newest first."""
         query = _query(request, "subject", "kind")
         after = _number(request, "after", 0, 2**62)
         found = self.ledger.events.recent(query["subject"], query["kind"], _limit(request), after)
         return _json({"events": [event._asdict() for event in found]})
 
     def requests(self, request: Request) -> Response:
+        """The newest requests, by endpoint."""
+        self.hooks.flush()
         found = self.ledger.requests.recent(_query(request, "endpoint")["endpoint"], _limit(request))
         return _json({"requests": found})
 
     def why(self, request: Request) -> Response:
-        if self.explain is None:
+        """From an answer back to release, model, runs, dataset and source rows."""
+        if self.hooks.why is None:
             raise Error("unavailable", "this server cannot trace answers", f"longrein why {request.path_params['id']}")
-        return _json(self.explain(self.ledger, self.store, request.path_params["id"]))
+        self.hooks.flush()
+        return _json(self.hooks.why(self.ledger, self.store, request.path_params["id"]))
 
     def promote(self, request: Request, body: Promote) -> Response:
+        """Point an alias at a version, if its gates let it."""
         asset = self.ledger.assets.get(body.ref)
         revision = self.ledger.aliases.move(
             asset.kind, asset.name, body.alias, asset, actor=request.state.actor, reason=body.reason
         )
-        self.refresh()
+        self.hooks.refresh()
         return _json({"ref": asset.ref, "alias": body.alias, "revision": revision})
 
     def rollback(self, request: Request, body: Rollback) -> Response:
+        """Point an endpoint back at a release that it served before."""
         subject = f"release:{body.endpoint}"
         if body.to is None:
             target = self.ledger.aliases.previous("release", body.endpoint, "prod")
@@ -117,13 +147,12 @@ class _Management:
         revision = self.ledger.aliases.move(
             "release", body.endpoint, "prod", target, actor=request.state.actor, reason=body.reason, back=True
         )
-        self.refresh()
+        self.hooks.refresh()
         return _json({"endpoint": body.endpoint, "ref": target.ref, "revision": revision})
 
 
-def routes(ledger: Ledger, store: Store, refresh: Callable[[], None], why: Why | None = None) -> list[Route]:
-    """`refresh` makes the gateway follow the ledger at once; `why` traces a request (longrein.control.why)."""
-    handle = _Management(ledger, store, refresh, why)
+def routes(ledger: Ledger, store: Store, hooks: Hooks) -> list[Route]:
+    handle = _Management(ledger, store, hooks)
     return [
         Route(f"{PREFIX}/assets", handle.assets),
         Route(f"{PREFIX}/assets/{{ref}}", handle.asset),
@@ -147,7 +176,7 @@ def _with_body(handler: Callable[[Request, Any], Response], type_: type[T]) -> C
             raise Error("invalid", f"the body cannot be used: {error}", "send JSON, UTF-8") from error
         return await asyncio.to_thread(handler, request, body)
 
-    endpoint.__name__ = handler.__name__
+    endpoint.__name__, endpoint.__doc__ = handler.__name__, handler.__doc__
     return endpoint
 
 

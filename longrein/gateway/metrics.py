@@ -38,7 +38,7 @@ class Histogram:
         if counts is None:
             counts = self.counts[values] = [0] * (len(BOUNDS) + 1)
             self.sums[values] = 0.0
-        mantissa, exponent = math.frexp(seconds)
+        mantissa, exponent = math.frexp(max(seconds, BOUNDS[0]))
         exponent -= mantissa == 0.5  # a power of two belongs to the bucket it bounds
         counts[min(max(exponent - LOWEST, 0), len(BOUNDS))] += 1
         self.sums[values] += seconds

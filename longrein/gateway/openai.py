@@ -25,7 +25,8 @@ IGNORED = (
 LATER: dict[str, tuple[Any, ...]] = {  # not supported yet, and the values that ask for nothing
     "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "functions": ([],),
     "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "logit_bias": ({},),
-    "modalities": (["text"],), "audio": (), "prediction": (), "reasoning_effort": (), "verbosity": (), "web_search_options": (), "best_of": (1,),
+    "modalities": (["text"],), "audio": (), "prediction": (), "reasoning_effort": (), "verbosity": (),
+    "web_search_options": (), "best_of": (1,),
     "echo": (False,), "suffix": ("",),
 }  # fmt: skip
 MAX_CHOICES = 128

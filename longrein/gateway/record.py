@@ -64,8 +64,7 @@ class Recorder:
             while batch := self._take(BATCH):
                 if not self._write(batch):
                     self._keep(batch)
-            if not self.failing or not self._buffer:
-                self._replay()
+            self._replay()
 
     def close(self) -> None:
         self._closing.set()
@@ -102,7 +101,12 @@ class Recorder:
 
     def _replay(self) -> None:
         for file in sorted(self.spill.glob("*.jsonl")):
-            records = [msgspec.json.decode(line, type=Record) for line in file.read_bytes().splitlines()]
+            try:
+                records = [msgspec.json.decode(line, type=Record) for line in file.read_bytes().splitlines()]
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                log.error("%s is damaged and set aside: %s", file, error)
+                file.rename(file.with_suffix(".damaged"))
+                continue
             if not self._write(records):
                 return
             file.unlink(missing_ok=True)  # written twice after a crash here: the log counts an id once

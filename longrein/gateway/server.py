@@ -21,7 +21,7 @@ from longrein.gateway import mlflow
 from longrein.gateway.app import build
 from longrein.gateway.auth import Door, is_loopback
 from longrein.gateway.inference import MAX_BODY_BYTES, Inference
-from longrein.gateway.management import Why
+from longrein.gateway.management import Hooks, Why
 from longrein.gateway.management import routes as management_routes
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Recorder
@@ -52,6 +52,7 @@ class Gateway:
         self.max_body_bytes, self.drain_s, self.why = max_body_bytes, drain_s, why
         self.watch = Watch(ledger, self._new_table)
         self.fleet: Fleet
+        self.recorder: Recorder
         self.inference: Inference
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: _Server | None = None
@@ -105,9 +106,9 @@ class Gateway:
             self._listening.set()
 
     def _config(self) -> uvicorn.Config:
-        recorder = Recorder(self.ledger, self.workspace / ".longrein" / "requests-spill")
+        self.recorder = Recorder(self.ledger, self.workspace / ".longrein" / "requests-spill")
         self.fleet = Fleet(self.store, self.workspace, self.metrics, self.drain_s)
-        self.inference = Inference(self.fleet, recorder, self.metrics, self.max_body_bytes)
+        self.inference = Inference(self.fleet, self.recorder, self.metrics, self.max_body_bytes)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -117,7 +118,7 @@ class Gateway:
             yield
             await asyncio.to_thread(self.watch.close)
             await self.fleet.close()
-            await asyncio.to_thread(recorder.close)
+            await asyncio.to_thread(self.recorder.close)
 
         app = build(self.inference, self.door, self._more_routes(), lambda: self.watch.error, lifespan)
         return uvicorn.Config(
@@ -126,7 +127,8 @@ class Gateway:
         )  # fmt: skip
 
     def _more_routes(self) -> list[Any]:
-        management = management_routes(self.ledger, self.store, self.refresh, self.why)
+        hooks = Hooks(self.refresh, self.recorder.flush, self.why)
+        management = management_routes(self.ledger, self.store, hooks)
         return [
             *self.door.guard(management, "admin"),
             *self.door.guard(mlflow.routes(self.ledger, self.store), "track"),

@@ -100,6 +100,6 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Gate
     """A server with one endpoint, `support`, that serves the echo engine; for tests that leave it as it is."""
     world = World(tmp_path_factory.mktemp("echo"))
     world.promote(world.release("support", "v1", context=50), log_text=True)
-    with world.serve() as gateway:
+    with world.serve(why=lambda ledger, store, id: {"request": ledger.requests.get(id)}) as gateway:
         yield world, gateway
     world.ledger.close()

@@ -1,6 +1,6 @@
 """A project's own engine for tests of the protocol: it says what it was told, one word a step.
 
-"until PATH …" says its first word, then waits for the file PATH. "die" ends the process. "read" tells what it was given.
+"until PATH …" says its first word, then waits for the file PATH. "die" ends the process. "read" tells what it got.
 """
 
 import json

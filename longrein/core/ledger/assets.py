@@ -94,8 +94,8 @@ class Assets:
         with self.db.write() as connection:
             now = now_ms()
             row = {"kind": kind, "name": name, "description": description, "created_ms": now, "updated_ms": now}
-            done = connection.execute(self.db.insert(names).values(row).on_conflict_do_nothing())
-            return done.rowcount == 1
+            insert = self.db.insert(names).values(row).on_conflict_do_nothing().returning(names.c.name)
+            return connection.scalar(insert) is not None
 
     def describe(self, asset: Asset, text: str, *, actor: str) -> None:
         """Replace an asset's note: the only thing about it that may change."""

@@ -78,8 +78,9 @@ class Work:
             row = connection.execute(sa.select(work).where(work.c.key == key).with_for_update()).first()
             if row is None:
                 fresh = {"key": key, "step": step, "status": "running", "attempts": 1, "run_id": run_id, "basis": basis}
-                done = connection.execute(self.db.insert(work).values(**fresh, **mine).on_conflict_do_nothing())
-                return Claim(key, token, run_id, 1) if done.rowcount else None
+                # RETURNING, for psycopg does not count the rows of an INSERT.
+                insert = self.db.insert(work).values(**fresh, **mine).on_conflict_do_nothing().returning(work.c.key)
+                return Claim(key, token, run_id, 1) if connection.scalar(insert) is not None else None
             if row.status == "done" or (row.status == "failed" and not retry) or _live(row, now):
                 return None
             kept = row.run_id if row.status == "running" else run_id

@@ -145,8 +145,12 @@ class Workspace:
 
     def gateway(self, host: str = "127.0.0.1", port: int = 8000) -> "Gateway":
         """The OpenAI-compatible server, not yet started. port: 0 is any free one. Errors: `conflict`, `forbidden`."""
-        from longrein.control.why import why
         from longrein.gateway.server import Gateway
+
+        def why(ledger: Ledger, store: Store, request_id: str) -> dict[str, Any]:
+            from longrein.control import why  # brings Arrow and Lance, which answering does without
+
+            return why.why(ledger, store, request_id)
 
         self.key_file()
         return Gateway(self.ledger, self.store, self.root, host=host, port=port, why=why)

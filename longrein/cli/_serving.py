@@ -3,12 +3,12 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longrein.core.errors import CODES, Error
@@ -59,17 +59,17 @@ def running(workspace: "Workspace") -> str | None:
         return None
 
 
-def announce(session: "Session", gateway: "Gateway", key: Path) -> None:
-    """Where it listens, where the key lies, and a request to copy; the URL is the answer on stdout."""
-    endpoints = list(session.workspace.serves())
+def announce(session: "Session", workspace: "Workspace", gateway: "Gateway") -> None:
+    """Where it listens, on stdout; where the key lies and a request to copy, on stderr."""
+    key, endpoints = workspace.key_file(), list(workspace.serves())
     body = {"model": endpoints[0] if endpoints else "NAME", "messages": [{"role": "user", "content": "hello"}]}
-    example = (
-        f"curl {gateway.url}/v1/chat/completions -H 'content-type: application/json' \\\n"
-        f"    -H \"Authorization: Bearer $(cat {key})\" -d '{json.dumps(body)}'"
-    )
     session.show({"url": gateway.url, "key": str(key), "endpoints": endpoints}, gateway.url)
-    session.say(f"  OpenAI-compatible: base_url {gateway.url}/v1; the API key lies in {key}\n  {example}")
-    session.say(f"  MLflow clients: MLFLOW_TRACKING_URI={gateway.url} MLFLOW_TRACKING_TOKEN=$(cat {key})")
+    session.say(f"  OpenAI-compatible, base_url {gateway.url}/v1; the API key lies in {key}")
+    session.say(
+        f"  curl {gateway.url}/v1/chat/completions -H 'content-type: application/json' \\\n"
+        f"    -H \"Authorization: Bearer $(cat {shlex.quote(str(key))})\" -d '{json.dumps(body)}'"
+    )
+    session.say(f"  MLflow clients: MLFLOW_TRACKING_URI={gateway.url} and the key as MLFLOW_TRACKING_TOKEN")
 
 
 def states(session: "Session", gateway: "Gateway") -> None:

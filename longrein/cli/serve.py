@@ -13,7 +13,7 @@ from longrein.cli.main import Session
 def command(session: Session, host: str, port: int) -> None:
     workspace = session.workspace
     with _serving.until_signal() as asked, _serving.started(workspace, host, port) as gateway:
-        _serving.announce(session, gateway, workspace.key_file())
+        _serving.announce(session, workspace, gateway)
         _serving.states(session, gateway)
         asked.wait()
         session.say("stopping")

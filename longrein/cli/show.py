@@ -1,5 +1,6 @@
 """Show an asset: what it is, who made it of what, who points at it and what the gates said."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from longrein.core.errors import Error
 if TYPE_CHECKING:
     from longrein.core.ledger import Asset
     from longrein.workspace import Workspace
+
+
+DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 @click.command(help=__doc__)
@@ -83,12 +87,17 @@ def tree(value: Any, depth: int = 0) -> list[str]:
             lines.append(f"{pad}{name}:")
             lines += tree(one, depth + 1)
         elif isinstance(one, dict):
-            lines.append(f"{pad}{name}: " + ", ".join(f"{k} {_text.number(v)}" for k, v in one.items()))
+            lines.append(f"{pad}{name}: " + (", ".join(f"{k} {_leaf(v)}" for k, v in one.items()) or "–"))
         elif isinstance(one, list):
-            lines.append(f"{pad}{name}: " + ", ".join(_text.number(v) for v in one))
+            lines.append(f"{pad}{name}: " + (", ".join(map(_leaf, one)) or "–"))
         else:
-            lines.append(f"{pad}{name}: {_text.number(one)}")
+            lines.append(f"{pad}{name}: {_leaf(one)}")
     return lines
+
+
+def _leaf(value: Any) -> str:
+    """Digests shortened: the whole ones are in --json."""
+    return DIGEST.sub(lambda found: found[0][:12], _text.number(value))
 
 
 def _values(one: Any) -> list[Any]:

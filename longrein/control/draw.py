@@ -1,8 +1,9 @@
 """Lineage as a picture: a layered drawing of its own in SVG, Mermaid text, or a tree for the terminal."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from longrein.core.ledger import Asset, Lineage, Run
@@ -12,6 +13,7 @@ COLORS = {
     "index": "#cffafe", "policy": "#ffedd5",
 }  # fmt: skip
 WIDE, HIGH, GAP_X, GAP_Y, MARGIN = 230, 58, 70, 26, 24
+DEEPEST = 100  # levels of a tree: more is a picture's work
 CHARACTER = 7.4  # width of one at 13 px, a Chinese one twice that
 
 
@@ -31,6 +33,7 @@ class Node:
 class Graph:
     nodes: dict[str, Node]
     arrows: list[tuple[str, str]]  # the way the data went
+    bends: dict[tuple[str, str], list[Node]] = field(default_factory=dict)  # where a long arrow passes each column
 
 
 def graph(lineage: Lineage, runs: Mapping[str, Run]) -> Graph:
@@ -64,19 +67,42 @@ def facts(asset: Asset) -> str:
 
 
 def place(drawn: Graph) -> None:
-    """Layers by the longest way from a source (Sugiyama et al. 1981), rows by the median of the neighbours."""
-    before: dict[str, list[str]] = {n: [] for n in drawn.nodes}
-    after: dict[str, list[str]] = {n: [] for n in drawn.nodes}
-    for source, target in drawn.arrows:
-        before[target].append(source)
-        after[source].append(target)
+    """Columns by the longest way from a source, rows by the median of the neighbours; an arrow over several columns
+    gets a place of its own in each, so that it crosses no box (Sugiyama, Tagawa and Toda 1981)."""
+    before, after = _neighbours(drawn.nodes, drawn.arrows)
     for id in _ordered(drawn.nodes, before, after):
         drawn.nodes[id].layer = max((drawn.nodes[b].layer + 1 for b in before[id]), default=0)
     for id, node in drawn.nodes.items():  # a source stands next to what reads it first
         if not before[id] and after[id]:
             node.layer = min(drawn.nodes[a].layer for a in after[id]) - 1
+    points, steps = dict(drawn.nodes), list[tuple[str, str]]()
+    for source, target in drawn.arrows:
+        way = [Node(f"{source} {target} {n}", "", "", "", n) for n in _between(drawn, source, target)]
+        drawn.bends[source, target] = way
+        points |= {n.id: n for n in way}
+        ids = [source, *(n.id for n in way), target]
+        steps += pairwise(ids)
+    _sort(points, *_neighbours(points, steps))
+
+
+def _between(drawn: Graph, source: str, target: str) -> range:
+    return range(drawn.nodes[source].layer + 1, drawn.nodes[target].layer)
+
+
+def _neighbours(
+    nodes: Iterable[str], arrows: list[tuple[str, str]]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    before: dict[str, list[str]] = {n: [] for n in nodes}
+    after: dict[str, list[str]] = {n: [] for n in before}
+    for source, target in arrows:
+        before[target].append(source)
+        after[source].append(target)
+    return before, after
+
+
+def _sort(points: dict[str, Node], before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
     layers: dict[int, list[Node]] = {}
-    for node in sorted(drawn.nodes.values(), key=lambda n: (n.kind, n.title, n.id)):
+    for node in sorted(points.values(), key=lambda n: (not n.kind, n.kind, n.title, n.id)):
         layers.setdefault(node.layer, []).append(node)
     columns = [layers[i] for i in sorted(layers)]
     tallest = max(map(len, columns), default=0)
@@ -85,7 +111,7 @@ def place(drawn: Graph) -> None:
     for sweep in range(8):
         near = before if sweep % 2 == 0 else after
         for column in columns if sweep % 2 == 0 else reversed(columns):
-            weight = {n.id: _median([drawn.nodes[m].row for m in near[n.id]], n.row) for n in column}
+            weight = {n.id: _median([points[m].row for m in near[n.id]], n.row) for n in column}
             column.sort(key=lambda n, weight=weight: weight[n.id])  # type: ignore[misc]
             _settle(column, tallest)
 
@@ -94,7 +120,8 @@ def svg(drawn: Graph, title: str = "") -> str:
     """A picture that needs nothing else: no script, no font, no network."""
     place(drawn)
     columns = 1 + max((n.layer for n in drawn.nodes.values()), default=0)
-    rows = 1 + max((n.row for n in drawn.nodes.values()), default=0.0)
+    points = [*drawn.nodes.values(), *(n for way in drawn.bends.values() for n in way)]
+    rows = 1 + max((n.row for n in points), default=0.0)
     wide = 2 * MARGIN + columns * WIDE + (columns - 1) * GAP_X
     high = 2 * MARGIN + 30 + rows * HIGH + (rows - 1) * GAP_Y
     parts = [
@@ -106,7 +133,7 @@ def svg(drawn: Graph, title: str = "") -> str:
         f'<rect width="{wide:g}" height="{high:g}" fill="#ffffff"/>',
         f'<text x="{MARGIN}" y="{MARGIN + 4}" font-weight="600" fill="#0f172a">{escape(title)}</text>',
     ]
-    parts += [_arrow(drawn.nodes[a], drawn.nodes[b]) for a, b in drawn.arrows]
+    parts += [_arrow([drawn.nodes[a], *drawn.bends[a, b], drawn.nodes[b]]) for a, b in drawn.arrows]
     parts += [_box(node) for node in drawn.nodes.values()]
     return "\n".join([*parts, "</svg>", ""])
 
@@ -142,12 +169,12 @@ def tree(lineage: Lineage, runs: Mapping[str, Run], direction: str = "up") -> li
     seen: set[int] = set()
 
     def walk(asset: Asset, prefix: str, head: str) -> None:
-        again = asset.id in seen and bool(runs_of.get(asset.id))
-        lines.append(f"{head}{asset.ref}  {_shorten(facts(asset), 60)}" + ("  (see above)" if again else ""))
-        if asset.id in seen:
-            return
-        seen.add(asset.id)
         steps = [(r, i) for r in runs_of.get(asset.id, []) for i in beyond.get(r, []) if i in by_id and i != asset.id]
+        cut = "  (see above)" if asset.id in seen else "  …" if len(prefix) > DEEPEST * 3 else ""
+        lines.append(f"{head}{asset.ref}  {_shorten(facts(asset), 60)}" + (cut if steps else ""))
+        seen.add(asset.id)
+        if cut:
+            return
         for n, (run_id, other) in enumerate(steps):
             last = n == len(steps) - 1
             run = runs.get(run_id)
@@ -208,15 +235,17 @@ def _box(node: Node) -> str:
     )
 
 
-def _arrow(source: Node, target: Node) -> str:
-    (x1, y1), (x2, y2) = _at(source), _at(target)
-    x1, y1, y2 = x1 + WIDE, y1 + HIGH / 2, y2 + HIGH / 2
-    # Over several columns the line first runs level past the boxes' edge, so that it crosses none near its start.
-    bend = GAP_X * 0.9 if target.layer - source.layer == 1 else GAP_X * 1.6
-    return (
-        f'<path d="M{x1:g} {y1:g}C{x1 + bend:g} {y1:g} {x2 - bend:g} {y2:g} {x2 - 2:g} {y2:g}" fill="none" '
-        'stroke="#64748b" stroke-width="1.4" marker-end="url(#tip)"/>'
-    )
+def _arrow(way: list[Node]) -> str:
+    """From the right edge of the first, level across each column in between, to the left edge of the last."""
+    x, y = _at(way[0])
+    path = f"M{x + WIDE:g} {y + HIGH / 2:g}"
+    for before, node in pairwise(way):
+        (x1, y1), (x2, y2) = _at(before), _at(node)
+        x1, y1, y2, bend = x1 + WIDE, y1 + HIGH / 2, y2 + HIGH / 2, GAP_X / 2
+        end = x2 - 2 if node is way[-1] else x2
+        path += f"C{x1 + bend:g} {y1:g} {x2 - bend:g} {y2:g} {end:g} {y2:g}"
+        path += "" if node is way[-1] else f"H{x2 + WIDE:g}"
+    return f'<path d="{path}" fill="none" stroke="#64748b" stroke-width="1.4" marker-end="url(#tip)"/>'
 
 
 def _shorten(text: str, room: int) -> str:

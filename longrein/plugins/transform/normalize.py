@@ -54,9 +54,15 @@ class Normalize:
             yield Verdict(clean)
 
     def clean(self, text: str) -> str:
-        options = self.options
-        if options.html and "&" in text:
+        """The text made uniform; what it returns, it returns unchanged."""
+        if self.options.html and "&" in text:
             text = html.unescape(text)
+        while (clean := self._once(text)) != text:
+            text = clean  # one rule may make work for another: a control character gone, a wrong decoding shows
+        return text
+
+    def _once(self, text: str) -> str:
+        options = self.options
         if text.isascii() and text.isprintable():
             return " ".join(text.split()) if options.space == "collapse" else text
         if not text.isascii():
@@ -65,7 +71,7 @@ class Normalize:
         if not _odd.search(text):
             return text
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        text = self._form(_joiners.sub("", _invisible.sub("", text)))
+        text = _joiners.sub("", _invisible.sub("", text))
         return _collapse(text) if options.space == "collapse" else text
 
     def _form(self, text: str) -> str:
@@ -74,14 +80,14 @@ class Normalize:
         return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
     def _repair(self, text: str) -> str:
-        """Text that was UTF-8 and was read as Latin-1 or Windows-1252 (cafÃ©), when all of it is; twice over too."""
+        """Text that was UTF-8 and was read as Latin-1 or Windows-1252 (cafÃ©), when all of it is."""
         for encoding in ("cp1252", "latin-1"):
             try:
                 right = text.encode(encoding).decode("utf-8")
             except UnicodeError:
                 continue
             self.counts["repaired"] += 1
-            return self._repair(right) if _latin.search(right) else right
+            return right
         return text
 
 

@@ -48,7 +48,7 @@ def command(session: Session, folder: str, rows: int, serve: bool, port: int, la
 
 
 def _prepare(session: Session, root: Path, rows: int) -> None:
-    """The demo's data and lifecycle file, unless they are there. Errors: `conflict` for a folder that is something else."""
+    """The demo's data and lifecycle file, unless they are there. Errors: `conflict` where something else is."""
     from longrein.control import scaffold
     from longrein.demo import corpus, story
 

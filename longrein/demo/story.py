@@ -22,7 +22,7 @@ What happened
 
  1 data      {rows_in:,} raw rows came in, {rows:,} are kept ({languages}); dropped: {dropped}.
              Personal data masked: {pii}. Every dropped row is kept aside with its reason: {dataset}.
- 2 training  {parameters:,} parameters from scratch in {train_took}: loss {loss:.3f}, on unseen rows {validation_loss:.3f}: {model}.
+ 2 training  {parameters:,} parameters from scratch in {train_took}: loss {loss:.3f}, unseen rows {validation_loss:.3f}: {model}.
  3 score     exact match {score:.1%} on {tested:,} test rows, 95 % interval {low:.1%} to {high:.1%}.
  4 gate      {gate}: {verdict}
  5 release   {release} (digest {digest}) binds model, tokenizer, prompt and engine; endpoint "support" serves it.
@@ -44,7 +44,7 @@ CHINESE = """\
 
  1 数据  读入 {rows_in:,} 行原始数据，保留 {rows:,} 行（{languages}）；剔除：{dropped}。
          个人信息已遮蔽：{pii}。每一行被剔除的数据都留底并注明原因：{dataset}。
- 2 训练  从零训练 {parameters:,} 个参数，用时 {train_took}：损失 {loss:.3f}，在未见过的数据上 {validation_loss:.3f}：{model}。
+ 2 训练  从零训练 {parameters:,} 个参数，用时 {train_took}：损失 {loss:.3f}，未见数据 {validation_loss:.3f}：{model}。
  3 评测  {tested:,} 行测试数据，完全匹配 {score:.1%}，95% 置信区间 {low:.1%} 到 {high:.1%}。
  4 门禁  {gate}：{verdict}
  5 发布  {release}（摘要 {digest}）把模型、分词器、提示词和引擎绑在一起；端点 support 正在使用它。

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from longrein.core.ledger import Ledger
+from longrein.core.ledger.schema import metadata
 
 # Threads of torch and of the test workers must not fight over two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -61,19 +63,25 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def postgresql_ledger(postgresql: str) -> str:
+    """The url of one database of that server with the ledger's tables, which each test finds empty."""
+    Ledger(postgresql).close()
+    return postgresql
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The url of an empty ledger, on each database in turn."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/ledger.db"
-        return
-    import sqlalchemy as sa
-
-    server = request.getfixturevalue("postgresql")
-    name = f"t{abs(hash(str(tmp_path)))}"
-    with sa.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield server.replace("/postgres?", f"/{name}?")
+        return f"sqlite:///{tmp_path}/ledger.db"
+    url = request.getfixturevalue("postgresql_ledger")
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:  # deleting from empty tables takes a tenth of the time of TRUNCATE
+        connection.exec_driver_sql("; ".join(f"DELETE FROM {table}" for table in metadata.tables))
+        connection.exec_driver_sql("SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'")
+    engine.dispose()
+    return str(url)
 
 
 @pytest.fixture

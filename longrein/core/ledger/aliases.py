@@ -97,22 +97,20 @@ class Aliases:
             return bool(done.rowcount)
 
     def previous(self, kind: str, name: str, alias: str) -> Asset | None:
-        """What a rollback would go to: the asset this alias pointed at before its newest forward move.
+        """What a rollback would go to: where this alias pointed before its newest forward move that still stands.
 
-        Rolling back twice goes back twice: moves that a rollback undid are passed over.
+        Rolling back twice goes back twice, and what a rollback passed over stays passed over.
         """
+        trail: list[str] = []
+        for event in reversed(self.events.recent(f"{kind}:{name}@{alias}", limit=1000)):
+            if event.kind == "alias.rolled_back" and event.data["to"] in trail:
+                while trail[-1] != event.data["to"]:
+                    trail.pop()
+            elif event.kind in ("alias.moved", "alias.rolled_back"):
+                trail.append(event.data["to"])
         current = self.assets.find(Ref(kind, name, alias))
-        subject, undone = f"{kind}:{name}@{alias}", 0
-        for event in self.events.recent(subject, limit=1000):
-            if event.kind == "alias.rolled_back":
-                undone += 1
-            elif event.kind == "alias.moved" and undone:
-                undone -= 1
-            elif event.kind == "alias.moved" and event.data["from"]:
-                target = self.assets.find(Ref.parse(event.data["from"]))
-                if target and target != current:
-                    return target
-        return None
+        found = (self.assets.find(Ref.parse(ref)) for ref in reversed(trail))
+        return next((asset for asset in found if asset and asset != current), None)
 
     def guard(self, kind: str, name: str, alias: str, gates: dict[str, str], *, actor: str) -> None:
         """From now on this alias moves only to digests that each gate (name → digest of its definition) passed."""

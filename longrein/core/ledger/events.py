@@ -93,7 +93,7 @@ class Events:
         return seq
 
     def _walk(self, page: int = 10_000) -> Iterator[Any]:
-        last = 0
+        last = -(2**63)  # a row before the first is one too many
         with self.db.read() as connection:
             while rows := connection.execute(
                 sa.select(events).where(events.c.seq > last).order_by(events.c.seq).limit(page)

@@ -71,18 +71,18 @@ def sniff(path: Path) -> str:
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
         file.seek(0)
-        votes = {"utf-8": 0, "gb18030": 0}
-        while sum(votes.values()) < SNIFF_LINES and (block := file.readlines(CHUNK_BYTES)):
-            for line in block:
-                if not line.isascii() and (vote := _vote(line)):
-                    votes[vote] += 1
+        votes, fresh = {"utf-8": 0, "gb18030": 0}, True
+        while sum(votes.values()) < SNIFF_LINES and (line := file.readline(CHUNK_BYTES)):
+            if fresh and not line.isascii() and (vote := _vote(line)):
+                votes[vote] += 1
+            fresh = line.endswith(b"\n")
     return "gb18030" if votes["gb18030"] > votes["utf-8"] else "utf-8"
 
 
 def _vote(line: bytes) -> str:
     for encoding in ("utf-8", "gb18030"):
         try:
-            line.decode(encoding)
+            codecs.getincrementaldecoder(encoding)().decode(line)  # a long line may be cut within a character
         except UnicodeDecodeError:
             continue
         paired = 2 * len(_gb2312.findall(line)) >= 0.5 * len(_high.findall(line))

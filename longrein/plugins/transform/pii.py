@@ -83,7 +83,7 @@ def ip(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return text != "::"
+    return "." in text or len(text.replace(":", "")) >= 4  # C::D is code, more likely than an address
 
 
 def anything(_: str) -> bool:

@@ -68,6 +68,8 @@ class _Identify:
 
         async def identified(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] in (401, 403):
+                    self.metrics.refused.add((str(message["status"]),))
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", id.encode())]
             await send(message)
 

@@ -24,6 +24,7 @@ from longrein.gateway.replicas import Fleet, Replica
 
 MAX_BODY_BYTES = 8 << 20
 MAX_INFLIGHT = 1024  # choices that one release may have under way; the engine's own queue is usually shorter
+STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # nginx must not collect chunks
 CLIENT_GONE = 499  # nginx's word for it
 KINDS: dict[str, tuple[type[openai.ChatBody] | type[openai.CompletionBody], type[Answer]]] = {
     "/v1/chat/completions": (openai.ChatBody, Answer),
@@ -123,7 +124,7 @@ class Exchange:
         async for index, event in events:
             self._note(index, event)
             if not self.started:  # only now: what fails before the first token still gets a status of its own
-                await self._start(200, b"text/event-stream; charset=utf-8", [(b"cache-control", b"no-cache")])
+                await self._start(200, b"text/event-stream; charset=utf-8", STREAM_HEADERS)
                 await self._chunk(self.answer.opening())
             if data := self.answer.chunk(index, event):
                 await self._chunk(data)

@@ -65,7 +65,7 @@ class Metrics:
         self.tokens = Counter("longrein_tokens_total", "Tokens read and written.", (*per_release, "direction"))
         self.latency = Histogram("longrein_request_seconds", "From the request's arrival to its end.", per_release)
         self.first = Histogram("longrein_first_token_seconds", "From arrival to the first token.", per_release)
-        self.refused = Counter("longrein_refused_total", "Requests refused before they reached a handler.", ("status",))
+        self.refused = Counter("longrein_refused_total", "Requests without the right API key.", ("status",))
         self.restarts = Counter("longrein_engine_restarts_total", "Engines that ended unexpectedly.", ("endpoint",))
 
     def render(self, gauges: Iterable[Counter] = ()) -> str:

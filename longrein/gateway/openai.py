@@ -31,6 +31,8 @@ LATER: dict[str, tuple[Any, ...]] = {  # not supported yet, and the values that 
 }  # fmt: skip
 MAX_CHOICES = 128
 SEED_RANGE = 2**63
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Token = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,12 +65,12 @@ class _Body(msgspec.Struct, kw_only=True):
     stop: str | list[str] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Count | None = None
 
 
 class ChatBody(_Body, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
@@ -85,8 +87,8 @@ class ChatBody(_Body, kw_only=True):
 
 
 class CompletionBody(_Body, kw_only=True):
-    prompt: str | list[str | int | list[int]]  # one text, or token ids; or several of either
-    max_tokens: Annotated[int, Meta(ge=1)] | None = 16  # OpenAI's default
+    prompt: str | list[str | Token | list[Token]]  # one text, or token ids; or several of either
+    max_tokens: Count | None = 16  # OpenAI's default
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
     def prompts(self) -> list[dict[str, Any]]:

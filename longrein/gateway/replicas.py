@@ -64,10 +64,10 @@ class Replica:
             if not self.inflight:
                 self._idle.set()
 
-    async def retire(self, drain_s: float) -> None:
+    async def idle(self, timeout_s: float) -> None:
+        """Wait until nothing is under way, or for timeout_s."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), drain_s)
-        await self.engine.stop()
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
 
 
 class Lane:
@@ -84,7 +84,7 @@ class Lane:
         self._task = fleet.spawn(self._run())
 
     def want(self, target: Target | None) -> None:
-        if target != self.wanted or not self.quiet.is_set():
+        if target != self.wanted:
             self._failures, self.error = 0, None
             self.wanted = target
             self._wake()
@@ -92,6 +92,7 @@ class Lane:
     def close(self) -> Replica | None:
         """Stop caring; returns what is left to retire."""
         self._task.cancel()
+        self.quiet.set()
         left, self.serving = self.serving, None
         return left
 
@@ -159,13 +160,13 @@ class Lane:
                 await self._changed.wait()
             if self.wanted == target:
                 self._switch(starting.result())
-        except (Error, OSError) as error:
+        except (Error, OSError, ValueError) as error:
             log.error("endpoint %s: %s cannot be served: %s", self.name, target.ref, error)
             self._failures += 1
             self.error = as_error(error)
         finally:
             if not starting.cancel() and not starting.exception() and starting.result() is not self.serving:
-                self.fleet.spawn(starting.result().retire(0))
+                self.fleet.spawn(self.fleet.retire(starting.result(), 0))
 
     def _switch(self, replica: Replica | None) -> None:
         old, self.serving = self.serving, replica
@@ -173,7 +174,7 @@ class Lane:
         if replica:
             log.info("endpoint %s serves %s", self.name, replica.target.ref)
         if old:
-            self.fleet.spawn(old.retire(self.fleet.drain_s))
+            self.fleet.spawn(self.fleet.retire(old, self.fleet.drain_s))
 
     def _ended(self, engine: EngineProcess) -> None:
         """An engine died. In-flight requests have been told; a new one is on its way."""
@@ -192,13 +193,14 @@ class Fleet:
     def __init__(self, store: Store, project: Path, metrics: Metrics, drain_s: float = DRAIN_S) -> None:
         self.store, self.project, self.metrics, self.drain_s = store, project, metrics, drain_s
         self.lanes: dict[str, Lane] = {}
+        self._replicas: set[Replica] = set()  # all that run, the draining ones too
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def apply(self, table: Table) -> None:
         """Make the lanes follow a new routing table."""
         for name in self.lanes.keys() - table.targets.keys():
             if left := self.lanes.pop(name).close():
-                self.spawn(left.retire(self.drain_s))
+                self.spawn(self.retire(left, self.drain_s))
         for name, target in table.targets.items():
             lane = self.lanes.get(name) or self.lanes.setdefault(name, Lane(self, name))
             lane.want(target)
@@ -219,11 +221,12 @@ class Fleet:
             await lane.quiet.wait()
 
     async def close(self) -> None:
-        left = [replica for lane in self.lanes.values() if (replica := lane.close())]
+        """End every engine, the ones that still drain as well."""
         self.lanes = {}
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, *(r.engine.stop() for r in left), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(replica.engine.stop() for replica in self._replicas), return_exceptions=True)
 
     async def start(self, target: Target, on_exit: Any) -> Replica:
         """Verify the bytes of a release and start its engine. Errors: `corrupt`, `not_found`, the engine's own."""
@@ -241,7 +244,15 @@ class Fleet:
             bundle.engine, model, bundle.options, name=f"of {target.ref}", project=self.project, on_exit=on_exit,
             log=logs / f"engine-{target.endpoint[:48]}.log",
         )  # fmt: skip
-        return Replica(target, engine, system)
+        replica = Replica(target, engine, system)
+        self._replicas.add(replica)
+        return replica
+
+    async def retire(self, replica: Replica, drain_s: float) -> None:
+        """Stop a replica once nothing is under way there, or after drain_s."""
+        await replica.idle(drain_s)
+        await replica.engine.stop()
+        self._replicas.discard(replica)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """A task that is kept alive, and ended with the fleet."""

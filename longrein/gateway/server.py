@@ -28,6 +28,7 @@ from longrein.gateway.record import Recorder
 from longrein.gateway.replicas import DRAIN_S, Fleet
 from longrein.gateway.routing import Table, Watch
 
+APPLY_S = 5  # a loop that is ending applies nothing any more
 SHUTDOWN_S = 30  # what is under way at SIGTERM may take so long to finish
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,12 @@ class Gateway:
         """Serve until SIGTERM or SIGINT, then finish what is under way. A second signal ends at once."""
         self._server = _Server(self._config())
         with contextlib.closing(self.socket):
-            self._server.run(sockets=[self.socket])
+            try:
+                self._server.run(sockets=[self.socket])
+            except SystemExit:  # uvicorn's way to say that the start failed
+                raise self._failure or Error("failed", "the server did not start", "its log says why") from None
+            finally:
+                self.recorder.close()
 
     def start(self) -> None:
         """Serve in a thread; returns when the server listens. Errors: those of the ledger."""
@@ -100,7 +106,7 @@ class Gateway:
     def _in_thread(self) -> None:
         try:
             self.serve()
-        except BaseException as error:  # noqa: BLE001  the edge of the thread: start() raises it in the caller's
+        except BaseException as error:  # noqa: BLE001 - the edge of the thread: start() raises it
             self._failure = error
         finally:
             self._listening.set()
@@ -113,12 +119,16 @@ class Gateway:
         @contextlib.asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             self._loop = asyncio.get_running_loop()
-            await asyncio.to_thread(self.watch.start)
-            self._loop.call_soon(self._listening.set)
-            yield
-            await asyncio.to_thread(self.watch.close)
-            await self.fleet.close()
-            await asyncio.to_thread(self.recorder.close)
+            try:
+                await asyncio.to_thread(self.watch.start)
+                self._listening.set()
+                yield
+            except Error as error:
+                self._failure = error
+                raise
+            finally:
+                await asyncio.to_thread(self.watch.close)
+                await self.fleet.close()
 
         app = build(self.inference, self.door, self._more_routes(), lambda: self.watch.error, lifespan)
         return uvicorn.Config(
@@ -146,7 +156,7 @@ class Gateway:
             done.set()
 
         self._loop.call_soon_threadsafe(apply)
-        done.wait()
+        done.wait(APPLY_S)
 
 
 class _Server(uvicorn.Server):

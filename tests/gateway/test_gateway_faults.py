@@ -200,7 +200,10 @@ def test_a_release_that_cannot_start_leaves_the_old_one_serving(world):
         assert state["error"]["message"] == "the echo is broken"
 
 
-@pytest.mark.parametrize("meta", [{}, {"model": None}, {"model": {"digest": "0" * 64, "uri": "../../etc"}}])
+@pytest.mark.parametrize(
+    "meta",
+    [{}, {"model": None}, {"model": {"digest": "0" * 64, "uri": "../../etc"}}, {"model": {"digest": "0", "uri": "\0"}}],
+)
 def test_a_release_that_makes_no_sense_is_unavailable(world, meta):
     world.promote(world.ledger.assets.put("release", "support", "0" * 64, meta=meta, actor="test"))
     with world.serve() as gateway, world.client(gateway) as client:

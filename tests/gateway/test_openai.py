@@ -142,6 +142,8 @@ def test_models_are_the_endpoints(client):
         ({"stop": [""]}, "stop[0]", "length >= 1"),
         ({"stop": ["x"] * 17}, "stop", "length <= 16"),
         ({"max_tokens": 0}, "max_tokens", ">= 1"),
+        ({"max_tokens": 10**30}, "max_tokens", "<="),
+        ({"temperature": 10**400}, None, ""),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "differ"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "<= 20"),
@@ -181,7 +183,7 @@ def test_a_body_that_is_no_json_is_told_so(post, data, path):
     assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("prompt", [[], ["a", 1], [[]], {"a": 1}, [[1], "a"], [1.5]])
+@pytest.mark.parametrize("prompt", [[], [10**30], [-1], ["a", 1], [[]], {"a": 1}, [[1], "a"], [1.5]])
 def test_odd_prompts_are_refused(post, prompt):
     response = post({"model": "support", "prompt": prompt}, "/v1/completions")
     if prompt != [[]]:  # a prompt of no tokens is for the engine to judge

@@ -71,7 +71,7 @@ class EngineProcess(asyncio.Protocol):
         self = cls(name or f"{plugin}:{model.name}", on_exit)
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as files:
-            output = files.enter_context(log.open("ab")) if log else sys.stderr.fileno()
+            output = files.enter_context(log.open("ab")) if log else 2
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "longrein.gateway.engine_process", str(theirs.fileno()), self.name),
                 pass_fds=[theirs.fileno()],
@@ -93,7 +93,7 @@ class EngineProcess(asyncio.Protocol):
                 error.hint = error.hint or f"see {log}"
             raise
         finally:
-            if not self.info:
+            if not self.alive:
                 await self._end(grace_s=1.0)
         return self
 

@@ -8,7 +8,7 @@ import torch
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from longrein.core.generation import Request
-from longrein.plugins.engine._torch.sampling import choice, choose
+from longrein.plugins.engine._torch.sampling import _top_p, choice, choose
 
 VOCABULARY, DRAWS = 50, 20_000
 
@@ -61,6 +61,16 @@ def test_shares(case: str) -> None:
     got = shares(**fields)
     assert (got - expected).abs().max() < 2 / DRAWS
     assert ((got > 0) <= (expected > 0)).all()
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.9, 0.999])
+def test_top_p_over_a_large_vocabulary(top_p: float) -> None:
+    """One row whose nucleus is small and one where it is most of the vocabulary."""
+    rows = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[4.0], [0.1]])
+    expected = TopPLogitsWarper(top_p)(torch.tensor([[0], [0]]), rows)
+    got = _top_p(rows, torch.tensor([[top_p], [top_p]]))
+    assert (got.isinf() != expected.isinf()).sum() <= (1 if top_p > 0.99 else 0)  # one at the edge, by rounding
+    assert (got[1].isfinite().sum() > 256) == (top_p > 0.5)
 
 
 def test_each_row_by_its_own_settings() -> None:

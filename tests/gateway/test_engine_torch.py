@@ -127,7 +127,7 @@ def test_cancelling_leaves_the_others_as_they_were(folder: Path) -> None:
 
 def test_repetition_penalty_and_min_tokens_equal_generate(folder: Path) -> None:
     engine, model = Torch(folder, {}), AutoModelForCausalLM.from_pretrained(folder).eval()
-    for prompt in some_prompts(8):
+    for prompt in some_prompts(4):
         fields: dict[str, Any] = {"prompt": prompt, "max_tokens": 30, "temperature": 0}
         got = answer(engine, **fields, repetition_penalty=1.3)
         assert ids(got) == reference(model, prompt, 30, repetition_penalty=1.3)

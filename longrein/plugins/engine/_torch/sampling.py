@@ -13,6 +13,7 @@ import torch
 from longrein.core.generation import Request
 
 Tensor = torch.Tensor
+NUCLEUS = 256  # tokens that top-p looks at first
 
 
 @dataclass(slots=True)
@@ -102,12 +103,21 @@ def _sample(logits: Tensor, choices: list[Choice]) -> list[int]:
 
 
 def _top_p(logits: Tensor, top_p: Tensor) -> Tensor:
-    """The smallest set of tokens whose probability reaches top_p (Holtzman et al. 2020); the best one always."""
-    ordered, index = logits.sort(-1, descending=True)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    ordered[:, 1:].masked_fill_((before >= top_p)[:, 1:], -torch.inf)
-    return torch.empty_like(logits).scatter_(-1, index, ordered)
+    """The smallest set of tokens whose probability reaches top_p (Holtzman et al. 2020); the best one always.
+
+    It is mostly among the first few hundred: only where it is not is the whole vocabulary sorted.
+    """
+    total, vocabulary = logits.logsumexp(-1, keepdim=True), logits.shape[-1]
+    for size in (min(NUCLEUS, vocabulary), vocabulary):
+        best = logits.topk(size).values
+        probabilities = (best - total).exp()
+        cumulative = probabilities.cumsum(-1)
+        if (cumulative[:, -1:] >= top_p).all():
+            break
+    kept = cumulative - probabilities < top_p
+    kept[:, 0] = True
+    floor = best.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)
+    return logits.masked_fill(logits < floor, -torch.inf)
 
 
 def _column(values: list[float], like: Tensor) -> Tensor:

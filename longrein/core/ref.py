@@ -25,7 +25,9 @@ class Ref(NamedTuple):
         kind, colon, rest = text.partition(":")
         name, _, selector = rest.partition("@")
         if not colon or not _is_name(name) or not (_is_name(selector) or not selector):
-            raise Error("invalid", f"{text[:NAME_BYTES]!r} is not a reference", "write kind:name@version, as in model:intent@3")
+            raise Error(
+                "invalid", f"{text[:NAME_BYTES]!r} is not a reference", "write kind:name@version, as in model:intent@3"
+            )
         if kind not in KINDS:
             raise Error("invalid", f"there is no kind of asset called {kind!r}", nearest(kind, KINDS))
         return cls(kind, name, selector or "latest")

@@ -115,7 +115,7 @@ def test_lineage_of_a_diamond(ledger: Ledger) -> None:
     model = put(ledger, "model:m", "m", "r3")
     put(ledger, "report:unrelated", "u", "r9")
     up = ledger.assets.lineage(model)
-    assert [a.name for a in up.assets][0] == "m" and {a.name for a in up.assets} == {"m", "left", "right", "raw"}
+    assert up.assets[0] == model and {a.name for a in up.assets} == {"m", "left", "right", "raw"}
     assert up.runs == ["r0", "r1", "r2", "r3"]
     down = ledger.assets.lineage(raw, "down")
     assert {a.name for a in down.assets} == {"raw", "left", "right", "m", "unrelated"}

@@ -102,7 +102,7 @@ def test_rows_in_another_order_are_found(trail: Ledger) -> None:
     ("change", "message"),
     [
         (lambda found: found[:7], "shorter"),
-        (lambda found: found[:9] + [found[9] | {"actor": "eve"}], "different"),
+        (lambda found: [*found[:9], found[9] | {"actor": "eve"}], "different"),
         (lambda found: [found[0] | {"kind": "gate.passed"}, *found[1:]], "different"),
         (lambda found: [*found[:9], found[9] | {"actor": "eve"}, found[9] | {"seq": 11}], "different"),
     ],

@@ -38,10 +38,10 @@ class Database:
             pool_pre_ping=not self.sqlite,
             connect_args={"timeout": BUSY_S} if self.sqlite else {},
         )
+        if self.sqlite:
+            _make_folder(self.url)
+            sa.event.listen(self.engine, "connect", _pragmas)
         with _as_error(self.url):
-            if self.sqlite:
-                Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
-                sa.event.listen(self.engine, "connect", _pragmas)
             self._migrate()
 
     @contextmanager
@@ -75,7 +75,7 @@ class Database:
                 yield connection
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                with suppress(sa.exc.DBAPIError):  # a full disk or a lost server has rolled back already
+                with suppress(sa.exc.SQLAlchemyError):  # a full disk or a lost server has rolled back already
                     connection.exec_driver_sql("ROLLBACK")
                 raise
             finally:
@@ -134,6 +134,13 @@ def _parse(url: str) -> sa.URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
+def _make_folder(url: sa.URL) -> None:
+    try:
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Error("unavailable", f"the ledger {url} cannot be made: {error}", "is its folder writable?") from error
+
+
 def _upgrade(connection: sa.Connection) -> None:
     from alembic import command
     from alembic.config import Config
@@ -152,7 +159,7 @@ def _revision(connection: sa.Connection) -> str | None:
 
 def _pragmas(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
-    # WAL with synchronous=NORMAL: a killed process loses nothing; a power cut may lose the last moments, never the file.
+    # With synchronous=NORMAL a killed process loses nothing; a power cut may lose the last moments, never the file.
     for pragma in ("synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_S * 1000}", "cache_size=-65536"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
@@ -176,11 +183,9 @@ def _as_error(url: sa.URL) -> Iterator[None]:
         raise Error("invalid", f"the ledger cannot hold that value: {_first_line(error)}") from error
     except sa.exc.TimeoutError as error:
         raise Error("overloaded", f"the ledger {shown} has too many users at once", "try again") from error
-    except OSError as error:
-        raise Error("unavailable", f"the ledger {shown} cannot be opened: {error}", "is its folder writable?") from error
     except sa.exc.DBAPIError as error:
         text = _first_line(error)
-        if "full" in text and "disk" in text or "No space left" in text:
+        if "disk is full" in text or "No space left" in text:
             raise Error(
                 "no_space", "the disk that holds the ledger is full", "free some space and try again"
             ) from error

@@ -1,7 +1,7 @@
 """Wanted state, and claims on the steps that make it true.
 
-A step is claimed with a token and a lease, worked on outside any transaction, and its result recorded only by the holder
-of the token. A lease is renewed while its owner lives; a dead owner on this host is noticed at once.
+A step is claimed with a token and a lease, worked on outside any transaction, and its result recorded only by who holds
+the token. A lease is renewed while its owner lives; a dead owner on this host is noticed at once.
 """
 
 import os

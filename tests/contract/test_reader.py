@@ -37,6 +37,7 @@ def _parquet() -> bytes:
 # How the same three rows look in a format; a new format's line here makes it more than garbage-proof.
 SAMPLES: dict[str, Callable[[], bytes]] = {
     ".jsonl": lambda: "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ROWS).encode(),
+    ".json": lambda: json.dumps(ROWS).encode(),
     ".csv": lambda: _csv(","),
     ".tsv": lambda: _csv("\t"),
     ".parquet": _parquet,

@@ -294,5 +294,12 @@ def test_real_data_chinese_with_its_own_split(data, project):
     assert made.meta["languages"]["zh"] > 0.99 * made.meta["rows"]
 
 
+def test_real_data_lists_in_json(data, project):
+    source = {"path": str(data / "clinc150/data_full.json"), "options": {"columns": ["text", "intent"], "key": "part"}}
+    made = project.ingest(sources=[source], output="intent", split={"column": "part"}, transforms=["normalize"])
+    assert made.meta["rows_in"] == made.meta["rows"] == 23700
+    assert made.meta["splits"]["test"] == 4500 and made.meta["splits"]["oos_test"] == 1000
+
+
 def _env() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

@@ -18,7 +18,9 @@ Told = list[tuple[Any, int]]  # the row, or the reason why there is none; and it
 
 def read(path: Path, content: bytes | str, **options: Any) -> list[Record]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    name = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".txt": "text", ".parquet": "parquet"}[path.suffix]
+    name = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".txt": "text", ".parquet": "parquet", ".json": "json"}[
+        path.suffix
+    ]
     return list(plugins.load("reader", name).read(path, options))
 
 
@@ -147,6 +149,23 @@ def test_text_per_line_and_per_file(tmp_path):
     assert told(read(tmp_path / "a.txt", content, per="file", max_line_bytes=5)) == [("file_too_long", 1)]
     assert told(read(tmp_path / "a.txt", "a\0b", per="file")) == [("nul_byte", 1)]
     assert told(read(tmp_path / "a.txt", " \n", per="file")) == [("blank", 1)]
+
+
+def test_json_lists_and_lists_of_lists(tmp_path):
+    path = tmp_path / "a.json"
+    assert told(read(path, '\ufeff[{"a": 1}, 2, {"a": 3}]')) == [({"a": 1}, 1), ("not_object", 2), ({"a": 3}, 3)]
+    assert told(read(path, '{"a": 1, "b": []}')) == [({"a": 1, "b": []}, 1)]
+    splits = '{"train": [["hi", "x"], ["short"]], "test": [["ho", "y"]]}'
+    assert told(read(path, splits, columns=["text", "label"], key="split")) == [
+        ({"text": "hi", "label": "x", "split": "train"}, 1),
+        ("not_object", 2),
+        ({"text": "ho", "label": "y", "split": "test"}, 3),
+    ]
+    for wrong in ("[1", '{"a": 1}\n{"a": 2}', "[" * 100_000):
+        with pytest.raises(Error, match="is not JSON"):
+            read(path, wrong)
+    with pytest.raises(Error, match="read at once"):
+        read(path, "[1, 2]", max_bytes=3)
 
 
 def test_parquet_nested_values_and_a_broken_file(tmp_path):

@@ -263,9 +263,9 @@ def nearest(
     query = similar.Query(text)
     best: list[tuple[float, dict[str, Any]]] = []
     for batch in batches(store, uri, split, ["input", "output", "split", "source", "line", "row_id"]):
-        scores = query.scores(batch["input"].to_pylist())
-        top = scores.argsort(kind="stable")[::-1][:k]
-        best += [(float(scores[i]), batch.slice(int(i), 1).to_pylist()[0]) for i in top if scores[i] > 0]
+        floor = best[-1][0] if len(best) == k else 0.0
+        found = query.best(batch["input"].to_pylist(), k, floor)
+        best += [(score, batch.slice(at, 1).to_pylist()[0]) for score, at in found]
         best = sorted(best, key=lambda pair: -pair[0])[:k]
     return best
 

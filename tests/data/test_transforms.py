@@ -130,7 +130,7 @@ def test_length():
         ("ok ok ok ok ok ok ok", "repetition"),
         ("锟斤拷锟斤拷", "mojibake"),
         ("浣犲ソ璇烽棶", "mojibake"),
-        ("caf\ufffd \ufffd", "mojibake"),
+        ("caf\ufffd \ufffd\ufffd", "mojibake"),
         ("<div><p>&nbsp;</p></div> hi", "mark-up"),
         ("   ", "empty"),
         ("", "empty"),
@@ -145,6 +145,9 @@ def test_noise(given, kind):
     "given",
     [
         "ok",
+        "宁夏的哈哈哈哈哈哈",
+        "再来1曲，效果8错\ufffd",
+        "吹爆这个！！！！！！",
         "？退款？",
         "I said <b>no</b> to the offer, thank you",
         "if a < b and b > c then stop",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longrein.core.errors import Error
 from longrein.core.store import Store
-from longrein.data import version
+from longrein.data import similar, version
 from longrein.data.version import Digest
 
 SCHEMA = pa.schema(
@@ -146,6 +146,14 @@ def test_nearest(project):
     assert version.nearest(project.store, made.uri, "", 3) == []
     assert version.nearest(project.store, made.uri, "zzzz", 3) == []
     assert version.nearest(project.store, made.uri, "parcel", 3, split="test") == []
+
+
+@given(st.text("abc ", max_size=6), st.lists(st.text("abc ", max_size=8), max_size=200), st.integers(1, 5))
+def test_the_nearest_are_those_with_the_greatest_cosine(text, texts, k):
+    query = similar.Query(text)
+    every = sorted(((float(s), i) for i, s in enumerate(query.scores(texts)) if s > 0), key=lambda p: (-p[0], p[1]))
+    assert [s for s, _ in query.best(texts, k)] == pytest.approx([s for s, _ in every[:k]])
+    assert all(s <= 1 + 1e-9 for s, _ in every)
 
 
 def test_verify_finds_changed_and_broken_files(project):

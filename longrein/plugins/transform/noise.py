@@ -26,10 +26,10 @@ _latin = re.compile(
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Shares of a row's characters, white space aside."""
 
-    min_letters: float = 0.3  # letters and digits of any script, at least
-    max_repeat: float = 0.6  # in runs of the same 1 to 8 characters, five times or more
+    min_letters: float = 0.2  # letters and digits of any script, at least
+    max_repeat: float = 0.75  # in runs of the same 1 to 8 characters, five times or more
     max_markup: float = 0.4  # in tags and entities
-    max_mojibake: float = 0.05
+    max_mojibake: float = 0.05  # from a wrong decoding; a single one is forgiven
 
 
 class Noise:
@@ -60,7 +60,7 @@ class Noise:
             return "symbols"
         if size >= 6 and _repetitive(solid, options.max_repeat):
             return "repetition"
-        if not text.isascii() and _mojibake(text) > options.max_mojibake * size:
+        if not text.isascii() and _mojibake(text) > max(1, options.max_mojibake * size):
             return "mojibake"
         return ""
 

@@ -6,10 +6,8 @@ import os
 import shlex
 import signal
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from longrein.core.errors import CODES, Error
 
@@ -46,6 +44,8 @@ def started(
 
 def running(workspace: "Workspace") -> str | None:
     """The URL of this project's gateway, when one answers: LONGREIN_URL, or the one noted in .longrein."""
+    from urllib.request import urlopen
+
     url = os.environ.get("LONGREIN_URL")
     if url is None:
         try:
@@ -53,7 +53,7 @@ def running(workspace: "Workspace") -> str | None:
         except (OSError, ValueError, KeyError):
             return None
     try:
-        with urllib.request.urlopen(url + "/healthz", timeout=2):
+        with urlopen(url + "/healthz", timeout=2):
             return url
     except (OSError, ValueError):
         return None
@@ -96,26 +96,28 @@ def chat(url: str, secret: str, endpoint: str, text: str, **options: Any) -> dic
 
     Errors: those of the gateway, by its status.
     """
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
     body = {"model": endpoint, "messages": [{"role": "user", "content": text}], **options}
-    request = urllib.request.Request(
+    request = Request(
         url + "/v1/chat/completions", json.dumps(body).encode(),
         {"authorization": f"Bearer {secret}", "content-type": "application/json"},
     )  # fmt: skip
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_S) as response:
+        with urlopen(request, timeout=ANSWER_S) as response:
             value = json.load(response)
-    except urllib.error.HTTPError as error:
-        raise _as_error(error) from error
+    except HTTPError as error:
+        _refused(error.code, error.read())
     except OSError as error:
         raise Error("unavailable", f"the gateway at {url} does not answer: {error}", "longrein serve") from error
     message = value["choices"][0]["message"]["content"]
     return {"text": message, "id": value["id"], "endpoint": endpoint, "usage": value.get("usage")}
 
 
-def _as_error(error: urllib.error.HTTPError) -> Error:
+def _refused(status: int, body: bytes) -> NoReturn:
     try:
-        message = json.load(error)["error"]["message"]
+        message = json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        message = f"the gateway said {error.code}"
-    code = next((c for c, (status, _) in CODES.items() if status == error.code), "failed")
-    return Error(code, message)
+        message = f"the gateway said {status}"
+    raise Error(next((c for c, (http, _) in CODES.items() if http == status), "failed"), message)

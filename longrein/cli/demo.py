@@ -1,7 +1,6 @@
 """Watch one model live, on this machine: dirty data, training, gate, release, an answer and where it came from."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import click
@@ -49,6 +48,8 @@ def command(session: Session, folder: str, rows: int, serve: bool, port: int, la
 
 def _prepare(session: Session, root: Path, rows: int) -> None:
     """The demo's data and lifecycle file, unless they are there. Errors: `conflict` where something else is."""
+    import tempfile
+
     from longrein.control import scaffold
     from longrein.demo import corpus, story
 

@@ -119,7 +119,9 @@ def as_data(value: Any) -> dict[str, Any]:
 
 
 def told(data: dict[str, Any]) -> str:
-    return " ".join(f"{k}={v}" for k, v in data.items() if v not in (None, "", [], {}))
+    """An event's data on one line, digests and run ids, which say the least, at the end and shortened."""
+    kept = sorted((p for p in data.items() if p[1] not in (None, "", [], {})), key=lambda p: p[0] in ("digest", "run"))
+    return " ".join(f"{k}={v[:12] if k in ('digest', 'run') else v}" for k, v in kept)
 
 
 def _plural(kind: str) -> str:

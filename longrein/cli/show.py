@@ -22,10 +22,13 @@ DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 @click.command(help=__doc__)
 @click.argument("ref", shell_complete=refs)
 @click.option("--card", is_flag=True, help="Print the model's card (README.md) instead.")
+@click.option("--note", metavar="TEXT", help="Write a note on it, in place of the one before.")
 @click.pass_obj
-def command(session: Session, ref: str, card: bool) -> None:
+def command(session: Session, ref: str, card: bool, note: str | None) -> None:
     workspace = session.workspace
     asset = workspace.asset(ref)
+    if note is not None:
+        workspace.note(ref, note)
     if card:
         session.show({"ref": asset.ref, "card": _card(workspace, asset)}, _card(workspace, asset))
         return
@@ -43,8 +46,8 @@ def describe(workspace: "Workspace", asset: "Asset") -> dict[str, Any]:
     path = workspace.store.root / asset.uri.partition("?")[0]
     aliases = [alias for alias, (to, _) in ledger.aliases.get(asset.kind, asset.name).items() if to.id == asset.id]
     return {
-        "ref": asset.ref, "digest": asset.digest, "aliases": aliases, "bytes": asset.bytes,
-        "created_ms": asset.created_ms, "path": str(path), "there": path.exists(), "run": asset.run_id,
+        "ref": asset.ref, "digest": asset.digest, "aliases": aliases, "note": ledger.assets.description(asset),
+        "bytes": asset.bytes, "created_ms": asset.created_ms, "path": str(path), "there": path.exists(), "run": asset.run_id,
         "made_of": [a.ref for e, a in made if e.direction == "in"], "used_by": users,
         "verdicts": [vars(v) for v in ledger.aliases.verdicts(asset.digest)], "meta": asset.meta,
     }  # fmt: skip
@@ -54,6 +57,7 @@ def as_text(data: dict[str, Any]) -> str:
     there = "" if data["there"] else "  (gone: longrein apply rebuilds it)"
     facts = {
         data["ref"]: " ".join(data["aliases"]),
+        **({"note": data["note"]} if data["note"] else {}),
         "digest": data["digest"],
         "size": _text.size(data["bytes"]),
         "made": f"{_text.when(data['created_ms'])} ({_text.ago(data['created_ms'])})",

@@ -18,8 +18,20 @@ def why(ledger: Ledger, store: Store, request_id: str, *, text: str = "", rows: 
     found: dict[str, Any] = {"request": request}
     if release is None:
         return found
-    found["release"] = _asset(release)
-    found["gates"] = [
+    found |= _release(ledger, release)
+    return found | _origin(ledger, store, release, text or request["input"] or "", rows)
+
+
+def why_asset(ledger: Ledger, store: Store, ref: str, *, text: str = "", rows: int = 5) -> dict[str, Any]:
+    """The same for a release, model or report itself."""
+    asset = ledger.assets.get(ref)
+    found = _release(ledger, asset) if asset.kind == "release" else {"asset": _asset(asset)}
+    return found | _origin(ledger, store, asset, text, rows)
+
+
+def _release(ledger: Ledger, release: Asset) -> dict[str, Any]:
+    """A release, what its gates said, and who put it into production."""
+    gates = [
         {
             "gate": v.gate,
             "passed": v.passed,
@@ -30,18 +42,12 @@ def why(ledger: Ledger, store: Store, request_id: str, *, text: str = "", rows: 
         }
         for v in ledger.aliases.verdicts(release.digest)
     ]
-    found["promotions"] = [
+    promotions = [
         {"by": e.actor, "at_ms": e.ts_ms, "kind": e.kind, **e.data}
         for e in ledger.events.recent(f"release:{release.name}@prod", limit=1000)
         if e.kind in ("alias.moved", "alias.rolled_back") and e.data.get("digest") == release.digest
     ]
-    return found | _origin(ledger, store, release, text or request["input"] or "", rows)
-
-
-def why_asset(ledger: Ledger, store: Store, ref: str, *, text: str = "", rows: int = 5) -> dict[str, Any]:
-    """The same for a release, model or report itself."""
-    asset = ledger.assets.get(ref)
-    return {"asset": _asset(asset)} | _origin(ledger, store, asset, text, rows)
+    return {"release": _asset(release), "gates": gates, "promotions": promotions}
 
 
 def _origin(ledger: Ledger, store: Store, asset: Asset, text: str, rows: int) -> dict[str, Any]:

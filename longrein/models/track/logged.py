@@ -229,8 +229,9 @@ def registered(call: Call, connection: sa.Connection, model_id: str, name: str, 
     """Note on a logged model, as MLflow does, that it is now a version of a registered model."""
     tag, tags = "mlflow.modelVersions", logged_model_tags.c
     old = connection.scalar(sa.select(tags.value).where(tags.model_id == model_id, tags.key == tag))
-    known = [*(msgspec.json.decode(old) if old else []), {"name": name, "version": version}]
-    _put(call, connection, logged_model_tags, model_id, {tag: msgspec.json.encode(known).decode()})
+    known = msgspec.json.decode(old) if old else []
+    if (new := {"name": name, "version": str(version)}) not in known:
+        _put(call, connection, logged_model_tags, model_id, {tag: msgspec.json.encode([*known, new]).decode()})
 
 
 def _target(datasets: Sequence[OnDataset]) -> Target:

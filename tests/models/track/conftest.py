@@ -50,7 +50,7 @@ class World:
         self.thread = threading.Thread(target=self.server.run, args=([listener],))
         self.thread.start()
         assert self.server.listening.wait(20)
-        self.client = MlflowClient(self.url)
+        self.client = MlflowClient(self.url, self.url)
 
     def close(self) -> None:
         self.server.should_exit = True
@@ -116,6 +116,7 @@ def mlflow(world: World) -> Iterator[Any]:
 
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(world.url)
+    mlflow.set_experiment("Default")
     yield mlflow
     while mlflow.active_run():
         mlflow.end_run()

@@ -54,7 +54,9 @@ def test_deleting_an_experiment_takes_its_runs_along_and_restoring_brings_them_b
 
 def test_search_experiments(world):
     client = world.client
-    ids = [world.experiment(name, **tags) for name, tags in (("sx a", {"k": "v"}), ("sx ab", {"k": "V"}), ("sx Abc", {}))]
+    ids = [
+        world.experiment(name, **tags) for name, tags in (("sx a", {"k": "v"}), ("sx ab", {"k": "V"}), ("sx Abc", {}))
+    ]
 
     def names(filter="", **more):
         return [e.name for e in client.search_experiments(filter_string=f"name ILIKE 'sx%' {filter}", **more)]
@@ -90,7 +92,10 @@ def test_run_with_everything(world):
     client.set_tag(made.info.run_id, "mlflow.runName", "by tag")
     assert client.get_run(made.info.run_id).info.run_name == "by tag"
     client.set_terminated(made.info.run_id, "KILLED", end_time=789)
-    assert (client.get_run(made.info.run_id).info.status, client.get_run(made.info.run_id).info.end_time) == ("KILLED", 789)
+    assert (client.get_run(made.info.run_id).info.status, client.get_run(made.info.run_id).info.end_time) == (
+        "KILLED",
+        789,
+    )
     assert client.get_run(world.run(id)).info.run_name  # a run that nobody named has a name
     with pytest.raises(MlflowException, match="Both 'run_name' argument and"):
         client._tracking_client.store.create_run(id, "u", 1, [RunTag("mlflow.runName", "a")], "b")
@@ -226,12 +231,16 @@ def test_limits_of_a_batch(world):
     assert "at most 100 tags" in world.refused("runs/log-batch", {"run_id": run, "tags": many})
     both = {"run_id": run, "metrics": [point] * 950, "params": many[:100]}
     assert "metrics, params, and tags" in world.refused("runs/log-batch", both)
-    assert "1000000 bytes" in world.refused("runs/log-batch", {"run_id": run, "tags": [{"key": "k", "value": "v" * 10**6}]})
+    assert "1000000 bytes" in world.refused(
+        "runs/log-batch", {"run_id": run, "tags": [{"key": "k", "value": "v" * 10**6}]}
+    )
     assert world.post("runs/log-batch", {"run_id": run, "metrics": [point] * 1000}) == (200, {})
     assert world.post("runs/log-batch", {"run_id": run}) == (200, {})
 
 
-@pytest.mark.parametrize("key", ["", ".", "..", "../up", "/root", "a//b", "a/../b", "emoji 🎉", "semi;colon", "new\nline", "k" * 251])
+@pytest.mark.parametrize(
+    "key", ["", ".", "..", "../up", "/root", "a//b", "a/../b", "emoji 🎉", "semi;colon", "new\nline", "k" * 251]
+)
 def test_keys_that_mlflow_refuses(world, key):
     run = world.run()
     for path, body in (
@@ -255,7 +264,9 @@ def test_nested_runs(world, mlflow):
     with mlflow.start_run(run_name="parent") as parent, mlflow.start_run(nested=True) as child:
         mlflow.log_metric("loss", 1.0)
     (found,) = mlflow.search_runs(
-        filter_string=f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'", output_format="list", search_all_experiments=True
+        filter_string=f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+        output_format="list",
+        search_all_experiments=True,
     )
     assert found.info.run_id == child.info.run_id
 
@@ -264,4 +275,4 @@ def test_failing_code_marks_its_run_failed(world, mlflow):
     with pytest.raises(ZeroDivisionError), mlflow.start_run() as run:
         _ = 1 / 0
     assert world.client.get_run(run.info.run_id).info.status == "FAILED"
-    assert [e.kind for e in world.ledger.events.recent(f"run:{run.info.run_id}")][0] == "run.failed"
+    assert world.ledger.events.recent(f"run:{run.info.run_id}")[0].kind == "run.failed"

@@ -46,11 +46,14 @@ def test_clauses():
 @pytest.mark.parametrize(
     "text",
     [
-        "metrics.loss", "metrics.loss <", "< 1", "metrics.loss < 'a'", "metrics.loss < 1 OR metrics.loss > 2", "params.a = 1",
+        "metrics.loss", "metrics.loss <", "< 1", "metrics.loss < 'a'", "metrics.loss < 1 OR metrics.loss > 2",
+        "params.a = 1",
         "(metrics.loss < 1)", "foo.x = 'a'", "stats = 'x'", "params.a-b = 'x'", "params.a='x",
-        "metrics.loss LIKE 'a'", "metrics.loss IS NULL", "status IS NULL", "status IN ('A')", "run_id IN ()",
+        "metrics.loss LIKE 'a'", "metrics.loss IS NULL", "status IS NULL", "status IN ('A')", 
+        "run_id IN ()",
         "run_id IN (1)", "run_id IN ('a'", "start_time = '1'", "start_time LIKE '1'", "dataset.size = '1'",
-        "status = FINISHED", "status == 'x'", "tags.a > 'b'", "params.a = `x`", "metrics.x = 1.2.3", "tags.a = 'x'; DROP TABLE runs",
+        "status = FINISHED", "status == 'x'", "tags.a > 'b'", "params.a = `x`",
+        "metrics.x = 1.2.3", "tags.a = 'x'; DROP TABLE runs",
     ],
 )  # fmt: skip
 def test_what_mlflow_refuses_is_refused(text):
@@ -64,10 +67,10 @@ def test_what_mlflow_refuses_is_refused(text):
 class _Nothing:
     """A run without anything, for mlflow's filter to check the comparators against."""
 
-    class data:  # noqa: N801
+    class data:
         metrics, params, tags = {}, {}, {}
 
-    class info:  # noqa: N801
+    class info:
         run_id = status = run_name = user_id = artifact_uri = None
         start_time = end_time = None
 
@@ -119,7 +122,9 @@ clause = st.one_of(
 orders = st.lists(
     st.builds(
         "{} {}".format,
-        st.one_of(key.map("metrics.{}".format), key.map("params.{}".format), st.sampled_from(["start_time", "run_name"])),
+        st.one_of(
+            key.map("metrics.{}".format), key.map("params.{}".format), st.sampled_from(["start_time", "run_name"])
+        ),
         st.sampled_from(["ASC", "DESC", ""]),
     ).map(str.strip),
     max_size=2,

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 
 from longrein.core import plugins
 from longrein.core.digest import of_tree
 from longrein.core.errors import Error, nearest
+from longrein.core.ledger.aliases import APPROVAL
 from longrein.core.ref import check_name
 from longrein.core.spec import Source, json_schema, sparse
 from longrein.data import ingest
@@ -75,10 +76,8 @@ def read(file: Path) -> Lifecycle:
     for key, value in source.value.items():
         if key not in known:
             raise source.error((key,), "there is no such key", nearest(key, known))
-        if isinstance(value, dict) and key not in ("compute",):
-            _, kind = known[key].__args__  # dict[str, Config]
-            for name in value:
-                check_name(name, f"name in {key}")
+        if isinstance(value, dict) and get_origin(known[key]) is dict:
+            _, kind = get_args(known[key])
             values[key] = {name: source.convert((key, name), one, kind) for name, one in value.items()}
         elif value is not None:
             values[key] = source.convert((key,), value, known[key])
@@ -171,7 +170,15 @@ def _existing(path: Path) -> Path:
 
 
 def _check_names(spec: Lifecycle, source: Source) -> None:
-    """Every name that points at another noun must be there."""
+    """Every name must be one, and every name that points at another noun must be there."""
+    for noun in ("datasets", "prompts", "models", "gates", "endpoints"):
+        for name in getattr(spec, noun):
+            if name == APPROVAL and noun == "gates":
+                raise source.error((noun, name), "this name stands for a person's yes", "give the gate another name")
+            try:
+                check_name(name, f"name in {noun}")
+            except Error as error:
+                raise source.error((noun, name), error.message, error.hint) from error
     points: Iterable[tuple[tuple[str | int, ...], str | None, str]] = [
         *((("models", n, "dataset"), m.dataset, "datasets") for n, m in spec.models.items()),
         *((("models", n, "prompt"), m.prompt, "prompts") for n, m in spec.models.items()),
@@ -186,7 +193,13 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
         if name is not None and name not in have:
             raise source.error(path, f"there is no {name!r} in {noun}", nearest(name, have))
     for path, port, name in [
+        *(
+            (("datasets", n, "transforms", i), "transform", t)
+            for n, d in spec.datasets.items()
+            for i, (t, _) in enumerate(ingest.transforms(d))
+        ),
         *((("models", n, "trainer"), "trainer", m.trainer) for n, m in spec.models.items()),
+        *((("evaluations", n, "trainer"), "trainer", e.trainer) for n, e in spec.evaluations.items()),
         *((("endpoints", n, "engine"), "engine", e.engine) for n, e in spec.endpoints.items()),
         (("compute", "executor"), "executor", spec.compute.executor),
     ]:

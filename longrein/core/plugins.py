@@ -23,10 +23,11 @@ _project: list[Path] = []
 
 
 def use_project(root: Path) -> None:
-    """Let plugins be found in `root`/plugins/<port>/<name>.py as well."""
-    folder = root / "plugins"
-    if folder.is_dir() and folder not in _project:
-        _project.append(folder)
+    """Let plugins be found in `root`/plugins/<port>/<name>.py as well; of two projects the one used last comes first."""
+    folder = root.absolute() / "plugins"
+    if folder in _project:
+        _project.remove(folder)
+    _project.append(folder)
 
 
 def ports() -> list[str]:
@@ -40,7 +41,11 @@ def names(port: str) -> list[str]:
 
 def load(port: str, name: str) -> Any:
     """The plugin object. Errors: `not_found` with the nearest names, `missing_package` with the extra to install."""
-    return _module(port, name).plugin
+    module = _module(port, name)
+    try:
+        return module.plugin
+    except AttributeError as error:
+        raise Error("invalid", f"{module.__file__} has no `plugin`", "end it with `plugin = YourClass`") from error
 
 
 def version(port: str, name: str) -> str:
@@ -48,14 +53,18 @@ def version(port: str, name: str) -> str:
 
     Built-in plugins carry `VERSION = n`, raised when the same input gives another output, so that an upgrade does
     not rebuild the world; a project's own file counts as changed when its syntax tree changes, comments aside.
+    Errors: `invalid` when the file is not Python.
     """
     path = _files(port).get(name)
     if path is None:
         return str(getattr(_module(port, name), "VERSION", _distribution(port, name)))
-    tree = ast.parse(path.read_text("utf-8"))
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        raise Error("invalid", f"the {port} {name!r} is not Python: {error}", f"mend {path}") from error
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "VERSION":
-            return str(ast.literal_eval(node.value))
+            return ast.unparse(node.value)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
@@ -76,7 +85,6 @@ def _distribution(port: str, name: str) -> str:
     return f"{dist.name} {dist.version}" if dist else "unknown"
 
 
-@cache
 def _module(port: str, name: str) -> ModuleType:
     path, entry = _files(port).get(name), _entries(port).get(name)
     if path is None and entry is None:
@@ -89,7 +97,7 @@ def _module(port: str, name: str) -> ModuleType:
         assert entry is not None
         return importlib.import_module(entry.module)
     except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("longrein"):
+        if error.name and error.name.partition(".")[0] == "longrein":
             raise
         raise Error(
             "missing_package",
@@ -98,6 +106,7 @@ def _module(port: str, name: str) -> ModuleType:
         ) from error
 
 
+@cache
 def _import_file(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader

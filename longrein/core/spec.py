@@ -1,5 +1,6 @@
 """Reads a lifecycle file: YAML into typed values, with every complaint naming its line and the nearest valid word."""
 
+import math
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -16,6 +17,26 @@ T = TypeVar("T")
 Path_ = tuple[str | int, ...]  # ("models", "support", "epochs")
 
 
+class Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, and in which merging a mapping often does not multiply its keys."""
+
+    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
+        """YAML lets the later of two equal keys win in silence. Merged keys (<<) may be overridden."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.composer.ComposerError(
+                    None, None, f"the key {key.value!r} stands here twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        node.value = list({id(key): (key, value) for key, value in node.value}.values())
+
+
 class Source:
     """A parsed file: `value` is plain data, and `line(path)` says where a value stands."""
 
@@ -24,18 +45,18 @@ class Source:
         self._lines: dict[Path_, int] = {}
         self._seen = 0
         text = _read(file)
-        loader = yaml.SafeLoader(text)
         try:
+            loader = Loader(text)
             node = loader.get_single_node()
             self.value: Any = {} if node is None else self._plain(loader, node, (), ())
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 1
-            raise self.error(line, error.problem or "is not YAML", "check the indentation and quotes there") from error
+            began = f"{error.context} (line {error.context_mark.line + 1}): " if error.context_mark else ""
+            hint = "check the keys, quotes and indentation there"
+            raise self.error(line, began + (error.problem or "is not YAML"), hint) from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise self.error(1, f"is not YAML: {error}".splitlines()[0], "check the file's encoding (UTF-8)") from error
-        finally:
-            loader.dispose()
+            raise self.error(1, f"is not YAML: {error}".splitlines()[0], "look for odd characters in it") from error
         if not isinstance(self.value, dict):
             raise self.error(1, "must hold keys and values at the top", "begin with `project: name`")
 
@@ -55,7 +76,7 @@ class Source:
         try:
             return msgspec.convert(value, type_)
         except msgspec.ValidationError as error:
-            message, inner = _split(str(error))
+            message, inner = _place(str(error), value, type_)
             unknown = re.match(r"Object contains unknown field `(.*)`", message)
             missing = re.match(r"Object missing required field `(.*)`", message)
             if unknown:
@@ -74,13 +95,18 @@ class Source:
         self._lines[path] = node.start_mark.line + 1
         inside = (*above, id(node))
         if isinstance(node, yaml.MappingNode):
-            self._unique(node)
             loader.flatten_mapping(node)
             return self._mapping(loader, node, path, inside)
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(loader, child, (*path, i), inside) for i, child in enumerate(node.value)]
         value = loader.construct_object(node, deep=True)
-        return value if isinstance(value, (str, int, float, bool, type(None))) else str(node.value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.error(node.start_mark.line + 1, f"{node.value} is not a number to work with", "leave it out")
+        if not isinstance(value, (str, int, float, bool, type(None))):  # a date: the text as it was written
+            value = str(node.value)
+        if isinstance(value, str):
+            self._check_text(node, value)
+        return value
 
     def _mapping(self, loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path_, inside: tuple[int, ...]) -> Any:
         found: dict[str, Any] = {}
@@ -89,18 +115,15 @@ class Source:
             if not isinstance(key, Hashable) or isinstance(key, (tuple, frozenset)):
                 raise self.error(key_node.start_mark.line + 1, "a key must be plain text")
             name = key if isinstance(key, str) else str(key_node.value)
+            self._check_text(key_node, name)
             found[name] = self._plain(loader, child, (*path, name), inside)
             self._lines[(*path, name)] = key_node.start_mark.line + 1
         return found
 
-    def _unique(self, node: yaml.MappingNode) -> None:
-        """YAML lets the later of two equal keys win in silence; here it is an error. Merged keys (<<) may be overridden."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            text = str(key.value)
-            if text in seen:
-                raise self.error(key.start_mark.line + 1, f"the key {text!r} stands here twice", "remove one")
-            seen.add(text)
+    def _check_text(self, node: yaml.Node, text: str) -> None:
+        """What no database and no UTF-8 file can hold must not come in."""
+        if re.search("[\0\ud800-\udfff]", text):
+            raise self.error(node.start_mark.line + 1, "text cannot hold \\0 or half a character", "take it out")
 
 
 def dotted(path: Path_) -> str:
@@ -137,11 +160,43 @@ def _read(file: Path) -> str:
         raise Error("invalid", f"{file} cannot be read: {error.strerror}") from error
 
 
-def _split(text: str) -> tuple[str, Path_]:
-    """msgspec's "message - at `$.a[0].b`" as the message and ("a", 0, "b")."""
+def _place(text: str, value: Any, type_: Any) -> tuple[str, Path_]:
+    """msgspec's "message - at `$.a[0][...].b`" as the message and ("a", 0, "key", "b").
+
+    It does not tell under which key of a mapping the fault is: the one that brings the same complaint alone is it.
+    """
     message, _, at = text.partition(" - at `$")
-    parts = re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]", at)
-    return message, tuple(name if name else int(index) for name, index in parts)
+    path: Path_ = ()
+    for name, index, any_key in re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]|\[(\.\.\.)\]", at):
+        if any_key:
+            keys = [key for key in _follow(value, path) if _complaint(_with_only(value, path, key), type_) == text]
+            path = (*path, *keys[:1])
+        else:
+            path = (*path, name or int(index))
+    return message, path
+
+
+def _complaint(value: Any, type_: Any) -> str:
+    try:
+        msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return ""
+
+
+def _follow(value: Any, path: Path_) -> Any:
+    for part in path:
+        value = value[part]
+    return value
+
+
+def _with_only(value: Any, path: Path_, key: str) -> Any:
+    """A copy in which the mapping at `path` holds this key alone."""
+    if not path:
+        return {key: value[key]}
+    copy = value.copy()
+    copy[path[0]] = _with_only(value[path[0]], path[1:], key)
+    return copy
 
 
 def _fields(type_: Any, path: Path_) -> list[str]:

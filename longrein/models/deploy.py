@@ -26,19 +26,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def run(context: Context) -> None:
     """Inputs: "model", and "prompt" where there is one. Output: a release, one JSON file that names what is in it."""
     config = msgspec.convert(context.config, Config)
-    bundle = {
-        "model": _part(context.inputs["model"]),
-        "prompt": _part(context.inputs["prompt"]) if "prompt" in context.inputs else None,
-        "engine": config.engine,
-        "options": config.options,
-    }
+    model, prompt = context.inputs["model"], context.inputs.get("prompt")
+    settings = {"engine": config.engine, "options": config.options}
     path = context.scratch / "release.json"
     # The digest is over what is served: digests and settings, not the version numbers this ledger gave them.
-    path.write_bytes(
-        canonical({k: v["digest"] if isinstance(v, dict) and "digest" in v else v for k, v in bundle.items()})
-    )
-    tokenizer = context.inputs["model"].meta.get("tokenizer_digest")
-    context.put("release", context.name, path, {**bundle, **({"tokenizer": tokenizer} if tokenizer else {})})
+    path.write_bytes(canonical({"model": model.digest, "prompt": prompt.digest if prompt else None, **settings}))
+    meta = {"model": _part(model), "prompt": _part(prompt) if prompt else None, **settings}
+    tokenizer = model.meta.get("tokenizer_digest")
+    context.put("release", context.name, path, meta | ({"tokenizer": tokenizer} if tokenizer else {}))
 
 
 def served(config: Config) -> dict[str, Any]:

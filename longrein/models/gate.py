@@ -1,9 +1,10 @@
 """Gates: pure judgement of a report against thresholds and against the model now in production."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from longrein.core.digest import of_json
 from longrein.core.errors import Error, nearest
@@ -20,11 +21,15 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_drop: float | None = None
     max_rise: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.min is self.max is self.max_drop is self.max_rise is None:
+            raise ValueError("Needs min, max, max_drop or max_rise: without one it holds nothing")
+
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A gate in longrein.yaml."""
 
-    metrics: dict[str, Threshold]
+    metrics: Annotated[dict[str, Threshold], Meta(min_length=1)]
     judge: Literal["value", "confident"] = "value"  # confident: the worse end of each confidence interval must hold
 
     def compares(self) -> bool:
@@ -60,7 +65,9 @@ def _checks(name: str, t: Threshold, report: Metrics, production: Metrics, confi
         found.append((low >= t.min, f"{name} {low:.4g} ≥ {t.min:g}"))
     if t.max is not None:
         found.append((high <= t.max, f"{name} {high:.4g} ≤ {t.max:g}"))
-    if name in production:
+    if production and name not in production and (t.max_drop is not None or t.max_rise is not None):
+        found.append((False, f"{name} cannot be compared: production's report lacks it"))
+    elif name in production:
         now = production[name]["value"]
         if t.max_drop is not None:
             found.append((low >= now - t.max_drop, f"{name} {low:.4g} ≥ production {now:.4g} − {t.max_drop:g}"))

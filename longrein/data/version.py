@@ -20,6 +20,7 @@ from longrein.data import similar
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 16 << 20  # a batch is closed earlier when its texts reach this
+ATTEMPTS = 20  # to commit, each lost to another that succeeded
 DIGEST = b"longrein.digest"
 
 
@@ -127,28 +128,21 @@ class Draft:
 
 
 def commit(store: Store, name: str, draft: Draft) -> Version:
-    """Make the draft a version of the table `name`, all or nothing; a version with the same rows is used again."""
+    """Make the draft a version of the table `name`, all or nothing; a sound version with the same rows is used again.
+
+    Many may commit at once: one that comes second looks again and writes after the first.
+    """
     digest = draft.close()
     folder = store.root / "lance" / f"{name}.lance"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _errors(f"the table {name}"):
-        table = _latest(folder)
-        number = _known(table, digest) if table is not None else None
-        if number is None:
-            schema = draft.schema.with_metadata({DIGEST: digest.encode()})
-            with pa.memory_map(str(draft.path)) as file, pa.ipc.open_stream(file) as batches:
-                marked = (b.replace_schema_metadata(schema.metadata) for b in batches)
-                table = lance.write_dataset(
-                    pa.RecordBatchReader.from_batches(schema, marked),
-                    str(folder),
-                    mode="create" if table is None else "overwrite",
-                    enable_stable_row_ids=True,
-                )
-            number = table.version
-        assert table is not None
-        tags = table.tags.list()
-        if _tag(digest) not in tags:
-            table.tags.create(_tag(digest), number)  # keeps clean-up from taking the version away
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                number = _placed(folder, draft, digest)
+                break
+            except (OSError, ValueError) as error:  # what Lance raises when another was faster
+                if not left or not any(sign in str(error) for sign in ("conflict", "already exists")):
+                    raise
     draft.path.unlink()
     uri = f"lance/{name}.lance?version={number}"
     return Version(uri, digest, draft.rows, _bytes(open(store, uri)))
@@ -204,12 +198,8 @@ def find(
 
 def digest(store: Store, uri: str) -> str:
     """The digest of the rows as they are on disk now."""
-    table = open(store, uri)
-    total = Digest(table.schema)
     with _errors(uri):
-        for batch in table.to_batches(scan_in_order=True):
-            total.update(batch)
-    return total.hexdigest()
+        return _digest(open(store, uri))
 
 
 def diff(store: Store, before: str, after: str, samples: int = 5) -> dict[str, Any]:
@@ -292,6 +282,31 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ("row_id", "input", "output", "split", "source", "line")}
 
 
+def _placed(folder: Path, draft: Draft, digest: str) -> int:
+    """The number of the version that holds the draft's rows: one that is there, or a new one. Tagged either way."""
+    table = _latest(folder)
+    tags = table.tags.list() if table is not None else {}
+    number = _known(table, tags, digest) if table is not None else None
+    if number is None:
+        schema = draft.schema.with_metadata({DIGEST: digest.encode()})
+        with pa.memory_map(str(draft.path)) as file, pa.ipc.open_stream(file) as batches:
+            marked = (b.replace_schema_metadata(schema.metadata) for b in batches)
+            table = lance.write_dataset(
+                pa.RecordBatchReader.from_batches(schema, marked),
+                str(folder),
+                mode="create" if table is None else "overwrite",
+                enable_stable_row_ids=True,
+            )
+        number = int(table.version)
+    assert table is not None
+    tag = _tag(digest)  # keeps clean-up from taking the version away
+    if tag not in tags:
+        table.tags.create(tag, number)
+    elif tags[tag]["version"] != number:
+        table.tags.update(tag, number)
+    return number
+
+
 def _latest(folder: Path) -> lance.LanceDataset | None:
     if not (folder / "_versions").is_dir():
         return None
@@ -301,18 +316,33 @@ def _latest(folder: Path) -> lance.LanceDataset | None:
         return None
 
 
-def _known(table: lance.LanceDataset, digest: str) -> int | None:
-    """The number of a version with this digest: tagged, or the latest when a crash came before its tag."""
-    tag = table.tags.list().get(_tag(digest))
+def _known(table: lance.LanceDataset, tags: dict[str, Any], digest: str) -> int | None:
+    """The number of a version with this digest: tagged, or the latest when a crash came before its tag.
+
+    Its rows are read and checked, so that building a damaged version again mends it.
+    """
+    tag = tags.get(_tag(digest))
     if tag is not None:
-        return int(tag["version"])
-    if (table.schema.metadata or {}).get(DIGEST) == digest.encode():
-        return int(table.version)
-    return None
+        number = int(tag["version"])
+    elif (table.schema.metadata or {}).get(DIGEST) == digest.encode():
+        number = int(table.version)
+    else:
+        return None
+    try:
+        return number if _digest(table.checkout_version(number)) == digest else None
+    except (pa.ArrowException, OSError, ValueError):  # damaged, or gone
+        return None
 
 
 def _tag(digest: str) -> str:
     return f"sha256-{digest}"
+
+
+def _digest(table: lance.LanceDataset) -> str:
+    total = Digest(table.schema)
+    for batch in table.to_batches(scan_in_order=True):
+        total.update(batch)
+    return total.hexdigest()
 
 
 def _bytes(table: lance.LanceDataset) -> int:

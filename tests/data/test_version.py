@@ -1,6 +1,8 @@
 """data.version: open, read, find, compare and check versions."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,31 @@ def test_verify_finds_changed_and_broken_files(project):
     with pytest.raises(Error) as raised:
         version.verify(project.store, made.digest, made.uri)
     assert raised.value.code == "corrupt"
+
+
+def test_building_again_mends_a_damaged_version(project):
+    project.write("data/a.jsonl", "".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(300)))
+    made = project.ingest()
+    (file,) = (project.store.root / "lance/tickets.lance/data").iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    again = project.ingest()
+    assert again.digest == made.digest and again.uri != made.uri
+    version.verify(project.store, again.digest, again.uri)
+    assert project.ingest() == again
+
+
+def test_many_commit_at_once(project):
+    project.write("data/a.jsonl", "".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(500)))
+    running = []
+    for i in range(4):
+        scratch = project.root / f".longrein/work/{i}"
+        project.job(seed=i // 2).write(scratch)
+        command = [sys.executable, "-m", "longrein.core.worker", str(scratch)]
+        running.append((scratch, subprocess.Popen(command, cwd=Path(__file__).parents[2])))
+    for scratch, process in running:
+        assert process.wait() == 0, (scratch / "error.json").read_text()
+        (output,) = json.loads((scratch / "result.json").read_text())["outputs"]
+        version.verify(project.store, output["digest"], output["uri"])
 
 
 @pytest.mark.parametrize("uri", ["lance/tickets.lance?version=9", "lance/none.lance?version=1"])

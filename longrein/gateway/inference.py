@@ -62,15 +62,15 @@ class Inference:
         body_type, answer_type = KINDS[exchange.path]
         ask = openai.parse(body, body_type)
         exchange.note_input(ask)
+        if ask.model in self.fleet.lanes:
+            exchange.record.endpoint, exchange.log_text = ask.model, ask.model in self.log_text
         replica = self.fleet.route(ask.model)
+        exchange.record.release = release = replica.target.digest
         count = len(ask.requests)
         if replica.inflight + count > MAX_INFLIGHT:
             message = f"{replica.inflight} answers are under way already"
             raise Error("overloaded", message, "try again later", retry_after_s=2)
-        exchange.record.endpoint, exchange.record.release = ask.model, replica.target.digest
-        exchange.log_text = ask.model in self.log_text
         keep = not ask.stream or exchange.log_text
-        release = replica.target.digest
         answer = answer_type(exchange.record.id, ask.model, release, ask.n, count, keep, ask.include_usage)
         exchange.answer = answer
         with replica.lease(count):
@@ -155,8 +155,8 @@ class Exchange:
         if answer:
             record.prompt_tokens, record.completion_tokens = answer.tokens()
             record.finish_reason = record.finish_reason or answer.choices[0].finish_reason or "error"
-        if answer and self.log_text:
-            texts = [choice.text for choice in answer.choices]
+        if self.log_text:
+            texts = [choice.text for choice in answer.choices] if answer else [""]
             record.input = self.text
             record.output = texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode()
         record.finish_reason = record.finish_reason or "error"

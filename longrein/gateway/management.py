@@ -87,7 +87,7 @@ class _Management:
 
     def run(self, request: Request) -> Response:
         """One run with its metrics, params, tags, inputs and outputs."""
-        run: Run = self.ledger.runs.get(request.path_params["id"])
+        run: Run = self.ledger.runs.get(_text(request.path_params["id"]))
         metrics = {k: v if math.isfinite(v) else str(v) for k, v in self.ledger.runs.metrics(run.id).items()}
         more = {"metrics": metrics, "params": self.ledger.runs.params(run.id), "tags": self.ledger.runs.tags(run.id)}
         sides: dict[str, list[Any]] = {"in": [], "out": []}
@@ -124,7 +124,7 @@ class _Management:
         if self.hooks.why is None:
             raise Error("unavailable", "this server cannot trace answers", f"longrein why {request.path_params['id']}")
         self.hooks.flush()
-        return _json(self.hooks.why(self.ledger, self.store, request.path_params["id"]))
+        return _json(self.hooks.why(self.ledger, self.store, _text(request.path_params["id"])))
 
     def promote(self, request: Request, body: Promote) -> Response:
         """Point an alias at a version, if its gates let it."""
@@ -138,6 +138,7 @@ class _Management:
     def rollback(self, request: Request, body: Rollback) -> Response:
         """Point an endpoint back at a release that it served before."""
         subject = f"release:{body.endpoint}"
+        Ref.parse(subject)
         if body.to is None:
             target = self.ledger.aliases.previous("release", body.endpoint, "prod")
             if target is None:
@@ -189,7 +190,14 @@ def _asset(asset: Asset) -> dict[str, Any]:
 
 
 def _query(request: Request, *names: str) -> dict[str, str]:
-    return {name: request.query_params.get(name, "") for name in names}
+    return {name: _text(request.query_params.get(name, "")) for name in names}
+
+
+def _text(value: str) -> str:
+    """Errors: `invalid` for what PostgreSQL cannot even compare."""
+    if "\0" in value:
+        raise Error("invalid", f"{value[:50]!r} holds a NUL", "leave it out")
+    return value
 
 
 def _limit(request: Request) -> int:

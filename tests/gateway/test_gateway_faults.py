@@ -1,6 +1,7 @@
 """What goes wrong while serving: clients that leave, floods, engines that die, releases that change or are damaged."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -124,6 +125,9 @@ def test_while_an_engine_cannot_come_back_its_endpoint_says_why_and_others_serve
         with pytest.raises(openai.InternalServerError, match="does not match its digest") as error:
             say(client, "hi")
         assert error.value.status_code == 503 and error.value.response.headers["retry-after"]
+        gateway.recorder.flush()
+        failed = world.ledger.requests.get(error.value.response.headers["x-request-id"])
+        assert (failed["endpoint"], failed["status"], failed["finish_reason"]) == ("support", 503, "error")
         assert say(client, "hi", "other").choices[0].message.content == "o hi"
         file.write_text("v1")  # mended: the next try finds it good
         until(lambda: gateway.fleet.lanes["support"].state == "serving")
@@ -311,3 +315,22 @@ def test_a_signal_lets_streams_end_then_the_server_with_status_0_and_light(world
     finally:
         server.kill()
         server.wait()
+
+
+def test_more_answers_under_way_than_one_release_may_have(world, tmp_path):
+    world.promote(world.release("support", "v1", max_queue=5000))
+    with world.serve() as gateway, world.client(gateway) as client, contextlib.ExitStack() as open_:
+        chat = {"model": "support", "messages": [{"role": "user", "content": f"until {tmp_path}/never"}], "n": 128}
+        body = json.dumps(chat).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {world.key}\r\n"
+        for _ in range(8):
+            raw = open_.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+            raw.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        replica = gateway.fleet.lanes["support"].serving
+        until(lambda: replica.inflight == 1024)
+        with pytest.raises(openai.RateLimitError, match="1024 answers are under way") as error:
+            say(client, "hi")
+        assert error.value.response.headers["retry-after"] == "2"
+        open_.close()
+        until(lambda: replica.inflight == 0)
+        assert say(client, "hi").choices[0].message.content == "v1 hi"

@@ -48,6 +48,11 @@ def test_what_the_ledger_holds_can_be_read(reading):
     [
         ("/assets/model:suport", 404, "did you mean 'support'"),
         ("/assets/support", 400, "kind:name@version"),
+        ("/assets?name=%00", 400, "NUL"),
+        ("/events?subject=a%00b", 400, "NUL"),
+        ("/runs/a%00b", 400, "NUL"),
+        ("/why/a%00b", 400, "NUL"),
+        ("/assets/model:a%00b", 400, "kind:name@version"),
         ("/assets?limit=x", 400, "limit must be a whole number"),
         ("/assets?limit=-1", 400, "limit must be"),
         ("/assets?limit=99999999999999999999", 400, "limit must be"),
@@ -85,6 +90,7 @@ def test_promote_and_rollback_move_what_is_served_at_once(served):
     gateway.settled(30)
     assert say() == "v1 hi"
     assert http.post("/rollback", json={"endpoint": "support", "to": "2"}).json()["ref"] == "release:support@2"
+    assert http.post("/rollback", json={"endpoint": "a\0b"}).status_code == 400
     nothing = http.post("/rollback", json={"endpoint": "nowhere"})
     assert nothing.status_code == 404 and "nothing to go back to" in nothing.json()["error"]["message"]
 

@@ -81,6 +81,9 @@ class Lines(AbstractContextManager["Lines"]):
     def on_promoted(self, subject: str, data: dict[str, Any]) -> None:
         self.say(f"✓ {data['ref']} is in production")
 
+    def on_unsent(self, tracker: str, data: dict[str, Any]) -> None:
+        self.say(f"! {tracker} got no runs this time: {data['message']}; the next apply sends them")
+
     def on_other(self, subject: str, data: dict[str, Any]) -> None:
         """Metrics, params: on the run, not on the screen."""
 

@@ -31,8 +31,8 @@ def verify(session: Session, checkpoint: str | None, fingerprint: str) -> None:
     """Walk the whole chain: any event edited, removed or inserted is named."""
     from longrein.core.ledger import checkpoint as signed
 
-    taken = _read(checkpoint) if checkpoint else None
-    signer = signed.check(taken, fingerprint) if taken else ""
+    taken = _read(checkpoint) if checkpoint is not None else None
+    signer = signed.check(taken, fingerprint) if taken is not None else ""
     count = session.workspace.ledger.events.verify(taken)
     text = f"{count:,} events, unbroken"
     if taken:

@@ -1,6 +1,5 @@
 """A new project: its lifecycle file, its folder for what Longrein keeps, and a key that only its owner can read."""
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -132,14 +131,16 @@ endpoints:
 
 def plain(text: str) -> str:
     """Text as one YAML scalar, quoted only when it must be."""
-    return text if PLAIN.fullmatch(text) and text.lower() not in WORDS else json.dumps(text, ensure_ascii=False)
+    if PLAIN.fullmatch(text) and text.lower() not in WORDS:
+        return text
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'
 
 
 def _gate(guess: "Guess") -> str:
     if guess.labels:
         label, share = guess.labels[0]
         floor = min(0.99, int(share * 100 + 1) / 100)
-        shown = json.dumps(label, ensure_ascii=False)
+        shown = plain(label)
         return (
             f"      exact_match: {{min: {floor}, max_drop: 0.02}}  # always answering {shown} would reach {share:.3f}; "
             "raise it to what you need\n"

@@ -37,6 +37,7 @@ class Column:
     filled: int = 0
     characters: int = 0
     numbers: int = 0
+    prose: int = 0  # values of several words, or not in ASCII
     conversations: int = 0
     values: Counter[str] = field(default_factory=Counter)
     more: bool = False  # than DISTINCT values
@@ -51,6 +52,7 @@ class Column:
         text = value if isinstance(value, str) else str(value)
         self.characters += len(text)
         self.numbers += _is_number(text)
+        self.prose += " " in text or not text.isascii()
         if text in self.values or len(self.values) < DISTINCT:
             self.values[text] += 1
         else:
@@ -62,8 +64,8 @@ class Column:
 
     @property
     def is_id(self) -> bool:
-        """A number or short token of its own in every row."""
-        return self.filled > 20 and (self.more or len(self.values) == self.filled) and self.length < LABEL_COLUMNS / 2
+        """A number or token of its own in every row."""
+        return self.filled > 20 and (self.more or len(self.values) == self.filled) and self.prose < self.filled / 10
 
     @property
     def is_label(self) -> bool:

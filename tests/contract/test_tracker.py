@@ -1,4 +1,4 @@
-"""The contract of the port "tracker", over every plugin: a run written out is whole, and writing it twice is harmless."""
+"""The contract of the port "tracker", over every plugin: a run is written out whole, and twice is harmless."""
 
 import math
 import os
@@ -125,13 +125,10 @@ def _read_wandb(folder: Path) -> dict[str, Any]:
     import json
 
     from wandb.proto import wandb_internal_pb2 as pb
-    from wandb.sdk.internal.datastore import DataStore
 
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    store, found, history = DataStore(), None, {}
-    store.open_for_scan(str(file))
-    exit_code = None
-    while (data := store.scan_data()) is not None:
+    found, history, exit_code = None, {}, None
+    for data in _leveldb_log(file.read_bytes()):
         record = pb.Record()
         record.ParseFromString(data)
         if record.HasField("run"):
@@ -149,3 +146,17 @@ def _read_wandb(folder: Path) -> dict[str, Any]:
         "name": found.display_name, "params": config["params"], "history": history,
         "status": "FINISHED" if exit_code == 0 else "FAILED", "lineage": config["longrein"]["inputs"],
     }  # fmt: skip
+
+
+def _leveldb_log(data: bytes) -> Iterator[bytes]:
+    """The records of a `.wandb` file: 7 bytes of header, then LevelDB's log format in blocks of 32 KiB."""
+    at, parts = 7, b""
+    while at + 7 <= len(data):
+        if 32_768 - at % 32_768 < 7:  # a block's end too short for a record
+            at += 32_768 - at % 32_768
+            continue
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts, at = parts + data[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # whole, or the last piece
+            yield parts
+            parts = b""

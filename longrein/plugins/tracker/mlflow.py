@@ -67,8 +67,8 @@ class MLflow:
 
     def _create(self, experiment: str, run: Mapping[str, Any]) -> dict[str, Any]:
         body = {
-            "experiment_id": experiment, "run_name": run["name"], "start_time": run["started_ms"], "user_id": run["actor"],
-            "tags": [{"key": OURS, "value": run["id"]}],
+            "experiment_id": experiment, "run_name": run["name"], "start_time": run["started_ms"],
+            "user_id": run["actor"], "tags": [{"key": OURS, "value": run["id"]}],
         }  # fmt: skip
         return dict(self._post("runs/create", body)["run"])
 

@@ -37,27 +37,35 @@ class WandB:
         folder = Path(self.config.dir) / "wandb"
         if self.config.mode == "offline":
             for old in folder.glob(f"offline-run-*-{run['id']}"):
-                if (old / "longrein").is_file() and (old / "longrein").read_text() == mark:
+                told = old / "longrein"
+                if told.is_file() and told.read_text() == mark:
                     return
                 if not list(old.glob("*.synced")):
                     shutil.rmtree(old)
+        self._write(run)
+        for new in folder.glob(f"offline-run-*-{run['id']}"):
+            (new / "longrein").write_text(mark)
+
+    def _write(self, run: Mapping[str, Any]) -> None:
+        offline = self.config.mode == "offline"
+        quiet = wandb.Settings(
+            silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
+        )
         session = wandb.init(
             project=run["experiment"], entity=self.config.entity or None, id=run["id"], name=run["name"] or None,
-            config={"params": run["params"], "tags": run["tags"], "longrein": _about(run)}, job_type=run["capability"] or None,
-            mode=self.config.mode, dir=self.config.dir, resume="allow" if self.config.mode == "online" else None,
-            settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True,
-            ),
+            job_type=run["capability"] or None, mode=self.config.mode, dir=self.config.dir, settings=quiet,
+            resume=None if offline else "allow",
+            config={"params": run["params"], "tags": run["tags"], "longrein": _about(run)},
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
             stack.callback(session.finish, exit_code=0 if run["status"] in ("FINISHED", "RUNNING") else 1)
             for step, points in itertools.groupby(run["metrics"], key=lambda m: m["step"]):
-                # W&B counts steps from 0 and takes them in order, as `metrics` is; the step itself is kept beside.
-                values = {m["key"]: m["value"] for m in points}
-                session.log({**values, "step": step}, step=step if step >= 0 else None)
-        if self.config.mode == "offline":
-            for new in folder.glob(f"offline-run-*-{run['id']}"):
-                (new / "longrein").write_text(mark)
+                rows = list(points)
+                # W&B counts steps from 0 and takes them in order, as they are here; the step itself is kept beside.
+                when = {"step": step, "_timestamp": rows[-1]["ts_ms"] / 1000}
+                session.log({m["key"]: m["value"] for m in rows} | when, step=max(step, 0))
+        if wandb.run is None:  # nobody else's run is open: wait until wandb's process has written all to disk
+            wandb.teardown()
 
 
 def _about(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from longrein.data.guess import Guess
 
 FILE, HOME, KEY = "longrein.yaml", ".longrein", "key"
+FIRST_TOKENS = 3_000_000  # in a first try: some minutes on two CPU cores
 PLAIN = re.compile(r"[A-Za-z_\u4e00-\u9fff][\w\u4e00-\u9fff-]*")
 WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}  # what YAML reads as something else
 
@@ -110,7 +111,7 @@ project: {plain(project)}
 
 datasets:
   {name}:
-    sources: [{", ".join(plain(s) for s in sources)}]
+    sources: [{", ".join(_source(s, guess) for s in sources)}]
 {asked}{answered}    transforms: [{", ".join(guess.transforms)}]
     split: {split}
 
@@ -119,7 +120,7 @@ models:
     dataset: {name}
     size: tiny  # nano, tiny, small, base, medium; or `base: a local Hugging Face folder`
     epochs: 4  # the one with the lowest validation loss is kept
-
+{_first_try(guess)}
 gates:
   quality:
     metrics:
@@ -134,6 +135,21 @@ def plain(text: str) -> str:
     if PLAIN.fullmatch(text) and text.lower() not in WORDS:
         return text
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'
+
+
+def _source(name: str, guess: "Guess") -> str:
+    if not guess.options:
+        return plain(name)
+    columns = ", ".join(map(plain, guess.options["columns"]))
+    return f"{{path: {plain(name)}, options: {{columns: [{columns}], key: {plain(guess.options['key'])}}}}}"
+
+
+def _first_try(guess: "Guess") -> str:
+    """A limit where all epochs would take a small machine long."""
+    if guess.tokens * 4 <= FIRST_TOKENS * 2:
+        return ""
+    whole = f"without it all {guess.tokens * 4 / 1e6:.0f} M tokens are read"
+    return f"    max_steps: {FIRST_TOKENS // 1024}  # a first try of minutes; {whole}\n"
 
 
 def _gate(guess: "Guess") -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from longrein.core.errors import Error, nearest
 from longrein.core.ports import Record
 from longrein.data import source
@@ -26,7 +28,9 @@ OUTPUTS = [
     "reply", "tag", "topic", "summary", "标签", "类别", "意图", "答案", "输出", "回答", "回复",
 ]  # fmt: skip
 CONVERSATIONS = ["messages", "conversations", "conversation", "dialog", "dialogue"]
-SPLITS = {"train", "validation", "test", *SYNONYMS}
+SPLITS = {"train", "validation", "test"}
+MOST_SPLITS = 10  # others may stand beside those three
+TOKEN_BYTES = 3.5  # of UTF-8 text, English or Chinese, with a tokenizer trained on it
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Column:
     name: str
     filled: int = 0
     characters: int = 0
+    bytes: int = 0  # of its texts in UTF-8
     numbers: int = 0
     prose: int = 0  # values of several words, or not in ASCII
     conversations: int = 0
@@ -48,9 +53,11 @@ class Column:
         self.filled += 1
         if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
             self.conversations += 1
+            self.bytes += sum(len(str(m.get("content")).encode("utf-8", "replace")) for m in value)
             return
         text = value if isinstance(value, str) else str(value)
         self.characters += len(text)
+        self.bytes += len(text.encode("utf-8", "replace"))
         self.numbers += _is_number(text)
         self.prose += " " in text or not text.isascii()
         if text in self.values or len(self.values) < DISTINCT:
@@ -84,12 +91,15 @@ class Guess:
     split: str
     labels: list[tuple[str, float]]  # (answer, share), the commonest first; [] when answers are free text
     transforms: list[str]
+    options: dict[str, Any]  # of the reader, for files whose rows have no names for their columns
+    tokens: int  # of all rows, about: what an epoch would read
     reasons: dict[str, str]  # of each choice: "input" -> "its name, …"
 
 
 def guess(files: Sequence[Path], *, input: str = "", output: str = "") -> Guess:
     """Look at the first rows of each file. Errors: `invalid` when no column can be the input or the output."""
-    columns, rows, bad, partial = _sample(files)
+    options = _options(files[0])
+    columns, rows, bad, whole = _sample(files, options)
     if not rows:
         raise Error("invalid", f"there are no readable rows in {files[0].name}", "check the file, and that it is UTF-8")
     named = {"input": input, "output": output}
@@ -98,36 +108,55 @@ def guess(files: Sequence[Path], *, input: str = "", output: str = "") -> Guess:
             raise Error("invalid", f"no column is called {name!r} (--{what})", nearest(name, columns))
     reasons: dict[str, str] = {}
     messages = "" if input else _conversation(columns, reasons)
-    split = _split(columns, partial, reasons, {input, output})
+    split = _split(columns, whole > 1, reasons, {input, output})
     if not messages:
         output = output or _output(columns, {input, split}, reasons, rows)
         input = input or _input(columns, {output, split}, reasons)
     labels = _labels(columns.get(output)) if output else []
     transforms = ["normalize", "conflict", "dedup"] if labels else ["normalize", "dedup"]
-    return Guess(rows, bad, list(columns), input, output, messages, split, labels, transforms, reasons)
+    used = [columns[c] for c in (input, output, messages) if c]
+    tokens = int(sum(c.bytes for c in used) * whole / TOKEN_BYTES)
+    return Guess(rows, bad, list(columns), input, output, messages, split, labels, transforms, options, tokens, reasons)
 
 
-def _sample(files: Sequence[Path]) -> tuple[dict[str, Column], int, int, bool]:
+def _sample(files: Sequence[Path], options: dict[str, Any]) -> tuple[dict[str, Column], int, int, float]:
+    """Columns, rows, bad rows, and how many times as large as the sample the files are."""
     columns: dict[str, Column] = {}
-    rows = bad = 0
-    partial = False
+    rows = bad = seen_bytes = 0
+    whole = True
     for file in files:
-        for n, record in enumerate(_records(file)):
+        for n, record in enumerate(_records(file, options)):
             if n >= ROWS:
-                partial = True
+                whole = False
                 break
+            seen_bytes += record.bytes
             if record.row is None:
                 bad += 1
                 continue
             rows += 1
             for name, value in record.row.items():
                 columns.setdefault(name, Column(name)).add(value)
-    return columns, rows, bad, partial
+    size = sum(file.stat().st_size for file in files)
+    return columns, rows, bad, max(1.0, size / seen_bytes) if seen_bytes and not whole else 1.0
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _options(path: Path) -> dict[str, Any]:
+    """What makes rows of a JSON file's lists: names for their columns, and for the one that tells which list it was."""
+    first = next(iter(_records(path, {})), None)
+    if path.suffix.lower() != ".json" or first is None or first.reason != "not_object":
+        return {}
     try:
-        yield from source.reader_of(File(path, path.name, "", {})).read(path, {})
+        value = msgspec.json.decode(first.raw)
+    except msgspec.DecodeError:  # a long one, shortened
+        return {}
+    return (
+        {"columns": [f"column_{n + 1}" for n in range(len(value))], "key": "split"} if isinstance(value, list) else {}
+    )
+
+
+def _records(path: Path, options: dict[str, Any]) -> Iterator[Record]:
+    try:
+        yield from source.reader_of(File(path, path.name, "", options)).read(path, options)
     except FileNotFoundError as error:
         raise Error("not_found", f"there is no file {path}", "check the path") from error
     except OSError as error:
@@ -146,11 +175,9 @@ def _split(columns: dict[str, Column], partial: bool, reasons: dict[str, str], t
     """A column whose values are names of splits, train and test among them as far as the sample shows."""
     for column in columns.values():
         names = {SYNONYMS.get(v.strip().lower(), v.strip().lower()) for v in column.values}
-        if column.name in taken or column.more or not names or not names <= {"train", "validation", "test"}:
+        if column.name in taken or len(names) > MOST_SPLITS:
             continue
-        if {"train", "validation", "test"} <= names or (
-            partial and "train" in names and column.name.lower() == "split"
-        ):
+        if names >= SPLITS or (partial and names <= SPLITS and "train" in names and column.name.lower() == "split"):
             reasons["split"] = f"its values are {', '.join(sorted(column.values))}"
             return column.name
     return ""

@@ -133,6 +133,23 @@ def test_davidson(data: Path) -> None:
     assert found.labels[0][0] == "1" and 0.75 < found.labels[0][1] < 0.8
 
 
+def test_clinc150(call: Call, data: Path, tmp_path: Path) -> None:
+    """Its rows are lists without names for the columns, in lists named for the splits."""
+    done = call("init", tmp_path / "intents", "--data", data / "clinc150" / "data_full.json")
+    assert done.code == 0
+    dataset = nouns.read(tmp_path / "intents" / "longrein.yaml").datasets["intents"]
+    assert (dataset.input, dataset.output, dataset.split) == ("column_1", "column_2", {"column": "split"})
+
+
+def test_much_data_gets_a_short_first_try(call: Call, tmp_path: Path) -> None:
+    file = tmp_path / "much.csv"
+    file.write_text("text,label\n" + "".join(f"{'many words ' * 20}{n:05},{n % 2}\n" for n in range(40_000)))
+    call("init", tmp_path, "--data", file)
+    model = next(iter(nouns.read(tmp_path / "longrein.yaml").models.values()))
+    assert model.max_steps == 2929
+    assert guess([file]).tokens == pytest.approx(40_000 * 226 / 3.5, rel=0.02)  # though half of the rows were looked at
+
+
 def test_cold(data: Path) -> None:
     found = guess([data / "cold" / f"{part}.csv" for part in ("train", "dev", "test")])
     assert (found.input, found.output, found.split) == ("TEXT", "label", "split")
@@ -145,7 +162,7 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 def test_any_column_name_survives_yaml(tmp_path_factory: pytest.TempPathFactory, asked: str, answered: str) -> None:
     file = tmp_path_factory.getbasetemp() / "columns" / "longrein.yaml"
     file.parent.mkdir(exist_ok=True)
-    found = Guess(1, 0, [asked, answered], asked, answered, "", "", [(answered, 0.5)], ["dedup"], {})
+    found = Guess(1, 0, [asked, answered], asked, answered, "", "", [(answered, 0.5)], ["dedup"], {}, 1, {})
     file.write_bytes(scaffold.described("p", "p", [f"{asked}.csv"], found).encode())
     dataset = nouns.read(file).datasets["p"]
     assert (dataset.input, dataset.output, dataset.sources) == (asked, answered, [f"{asked}.csv"])

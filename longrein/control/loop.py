@@ -5,15 +5,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from longrein.control import nouns
 from longrein.control.nouns import Lifecycle, Step
-from longrein.control.plan import Deployment, Plan, Planned, gate_digests, look, plan, step_name
+from longrein.control.plan import Deployment, Plan, Planned, gate_digests, look, output, plan, step_name
 from longrein.core import worker
-from longrein.core.errors import Error
+from longrein.core.errors import CODES, Error
 from longrein.core.ledger import Asset, Claim, Ledger, now_ms
 from longrein.core.ledger.aliases import APPROVAL
 from longrein.core.ledger.runs import new_id
@@ -24,13 +25,17 @@ from longrein.core.step import Input, Job
 from longrein.core.store import Store
 from longrein.models import gate
 from longrein.models.deploy import ALIAS
+from longrein.models.track import mirror
 
 TICK_S = 0.1
 
 
 @dataclass(frozen=True)
 class News:
-    """Something a watcher may show. what: start | progress | note | metrics | done | failed | waiting | judged | promoted."""
+    """Something a watcher may show.
+
+    what: start | progress | note | metrics | params | done | failed | waiting | judged | promoted | unsent.
+    """
 
     what: str
     subject: str  # "model:support"
@@ -66,9 +71,9 @@ class Loop:
             elif open_:
                 self._deploy(spec, open_[0])
             elif busy:
-                self.watch(News("waiting", busy[0].step.id, {"owner": busy[0].owner}))
-                time.sleep(2 * TICK_S)
+                self._wait(busy[0])
             else:
+                self._mirror(spec)
                 return state
 
     def run(self, spec: Lifecycle, one: Planned, inputs: dict[str, Asset]) -> Asset | None:
@@ -78,24 +83,28 @@ class Loop:
             return None
         scratch = self.project / ".longrein" / "work" / one.key[:20]
         start = {"reasons": one.reasons, "attempt": claim.attempts, "log": str(scratch / "log.txt")}
-        self.watch(News("start", one.step.id, start))
         job = self._job(spec, one.step, inputs)
         try:
+            self.watch(News("start", one.step.id, start))
             outputs = self._finished(scratch) if claim.attempts > 1 else []
             usage: dict[str, float] = {}
             if not outputs:
                 usage = self._light(job, scratch) if one.step.light else self._process(spec, one, claim, job, scratch)
                 outputs = self._finished(scratch)
             asset = self._record(spec, one, claim, outputs, usage)
-        except Error as error:
-            self._fail(one, claim, error)
+        except (Error, OSError) as error:
+            self._fail(one, claim, worker.as_error(error))
             return None
+        except BaseException:
+            with suppress(Error):
+                self.ledger.work.release(claim)  # this process may live on: nobody need wait for the lease
+            raise
         _tidy(scratch)
         self.watch(News("done", one.step.id, {"ref": asset.ref, "meta": asset.meta, **usage}))
         return asset
 
     def _finished(self, scratch: Path) -> list[dict[str, Any]]:
-        """The outputs of a job that ended well: of an earlier attempt too, whose loop died before it could record them."""
+        """The outputs of a job that ended well; of an earlier attempt too, whose loop died before recording them."""
         path = scratch / "result.json"
         outputs = json.loads(path.read_text("utf-8"))["outputs"] if path.exists() else []
         return outputs if all(self.store.holds(o["uri"]) for o in outputs) else []
@@ -103,8 +112,10 @@ class Loop:
     def _claim(self, one: Planned, inputs: dict[str, Asset]) -> Claim | None:
         step = one.step
         with self.ledger.transaction():
-            if one.status == "ready" and (item := self.ledger.work.get(one.key)) and item.status == "done":
-                self.ledger.work.forget(one.key)  # its bytes are gone: plan said so
+            if (item := self.ledger.work.get(one.key)) and item.status == "done":
+                if output(self.ledger, self.store, step, item):
+                    return None
+                self.ledger.work.forget(one.key)  # its bytes are gone
             run_id = new_id(now_ms())
             claim = self.ledger.work.claim(one.key, step_name(step), one.basis, run_id, retry=True)
             if claim and claim.run_id == run_id:
@@ -126,8 +137,9 @@ class Loop:
     def _light(self, job: Job, scratch: Path) -> dict[str, float]:
         started, cpu = time.monotonic(), time.process_time()
         job.write(scratch)
-        if worker.main(scratch) != 0:
-            raise _error(scratch)
+        if (status := worker.main(scratch)) != 0:
+            error = _error(scratch, status)
+            raise KeyboardInterrupt if error.code == "interrupted" else error
         return {"wall_s": time.monotonic() - started, "cpu_s": time.process_time() - cpu}
 
     def _process(self, spec: Lifecycle, one: Planned, claim: Claim, job: Job, scratch: Path) -> dict[str, float]:
@@ -171,21 +183,20 @@ class Loop:
     def _record(
         self, spec: Lifecycle, one: Planned, claim: Claim, outputs: list[dict[str, Any]], usage: dict[str, float]
     ) -> Asset:
+        if (one.step.kind, one.step.name) not in [(o["kind"], o["name"]) for o in outputs]:
+            raise Error("failed", f"{one.step.capability} made no {one.step.id}", "this is a defect of the capability")
         cost = usage.get("wall_s", 0.0) / 3600 * spec.compute.usd_per_hour
         with self.ledger.transaction():
             self.ledger.work.finish(claim)
             made = [
                 self.ledger.assets.put(
-                    o["kind"], o["name"], o["digest"], uri=o["uri"], bytes=o["bytes"], meta=o["meta"], run_id=claim.run_id,
-                    actor=self.actor, role=o["kind"],
+                    o["kind"], o["name"], o["digest"], uri=o["uri"], bytes=o["bytes"], meta=o["meta"],
+                    run_id=claim.run_id, actor=self.actor, role=o["kind"],
                 )
                 for o in outputs
             ]  # fmt: skip
             self.ledger.runs.finish(claim.run_id, actor=self.actor, usage=usage, cost_usd=cost)
-        wanted = [a for a in made if (a.kind, a.name) == (one.step.kind, one.step.name)]
-        if not wanted:
-            raise Error("failed", f"{one.step.capability} made no {one.step.id}", "this is a defect of the capability")
-        return wanted[0]
+        return next(a for a in made if (a.kind, a.name) == (one.step.kind, one.step.name))
 
     def _fail(self, one: Planned, claim: Claim, error: Error) -> None:
         if error.code != "conflict":  # a lost claim is nobody's failure
@@ -195,41 +206,45 @@ class Loop:
                 self.ledger.runs.finish(claim.run_id, "FAILED", actor=self.actor, error=error)
         self.watch(News("failed", one.step.id, error.as_dict()))
 
+    def _mirror(self, spec: Lifecycle) -> None:
+        for name, config in spec.trackers.items():
+            if error := mirror.catch_up(self.ledger, name, config):
+                self.watch(News("unsent", f"tracker:{name}", error.as_dict()))
+
     def _deploy(self, spec: Lifecycle, deployment: Deployment) -> None:
+        """Let the gates that have not judged yet do so, or promote what they all passed."""
         release, endpoint = deployment.release, deployment.endpoint
         assert release is not None
-        if deployment.status == "judge":
-            for name, state in deployment.gates.items():
-                if state == "will judge" and not self._judge(spec, deployment, name):
-                    self.failed.add(endpoint)
-            return
-        revision = self.ledger.aliases.get("release", endpoint).get(ALIAS, (None, 0))[1]
-        self.ledger.aliases.move(
-            "release", endpoint, ALIAS, release, actor=self.actor, expect=revision, reason="gates passed"
-        )
-        self.watch(News("promoted", f"release:{endpoint}", {"ref": release.ref}))
+        try:
+            if deployment.status == "judge":
+                for name in [name for name, state in deployment.gates.items() if state == "will judge"]:
+                    self._judge(spec, deployment, release, name)
+                return
+            revision = self.ledger.aliases.get("release", endpoint).get(ALIAS, (None, 0))[1]
+            self.ledger.aliases.move(
+                "release", endpoint, ALIAS, release, actor=self.actor, expect=revision, reason="gates passed"
+            )
+            self.watch(News("promoted", f"release:{endpoint}", {"ref": release.ref}))
+        except Error as error:
+            if error.code != "conflict":  # another loop moved it meanwhile: look again
+                self.failed.add(endpoint)
+                self.watch(News("failed", f"release:{endpoint}", error.as_dict()))
 
-    def _judge(self, spec: Lifecycle, deployment: Deployment, name: str) -> bool:
-        """Let one gate judge a release; False when it could not (its report could not be made)."""
-        release, config = deployment.release, spec.gates[name]
-        assert release is not None
+    def _judge(self, spec: Lifecycle, deployment: Deployment, release: Asset, name: str) -> None:
+        """Let one gate judge a release, once. Errors: `failed` when a report could not be made."""
+        config, serving, baseline = spec.gates[name], deployment.serving, None
         model = self.ledger.assets.get(release.meta["model"]["ref"])
         report = self._report(spec, deployment.endpoint, model)
-        baseline = None
-        if config.compares() and deployment.serving and deployment.serving.digest != release.digest:
-            baseline = self._report(
-                spec, deployment.endpoint, self.ledger.assets.get(deployment.serving.meta["model"]["ref"])
-            )
-            if baseline is None:
-                return False
-        if report is None:
-            return False
+        if config.compares() and serving and serving.digest != release.digest:
+            baseline = self._report(spec, deployment.endpoint, self.ledger.assets.get(serving.meta["model"]["ref"]))
         passed, reasons = gate.judge(config, report.meta["metrics"], baseline.meta["metrics"] if baseline else None)
         digest = gate.digest(config)
-        run_id = self.ledger.runs.start(
-            capability="models.gate", name=name, experiment=release.kind + ":" + release.name, actor=self.actor
-        )
         with self.ledger.transaction():
+            if any((v.gate, v.gate_digest) == (name, digest) for v in self.ledger.aliases.verdicts(release.digest)):
+                return  # another loop was quicker
+            run_id = self.ledger.runs.start(
+                capability="models.gate", name=name, experiment=release.kind + ":" + release.name, actor=self.actor
+            )
             for role, asset in {"release": release, "report": report, "baseline": baseline}.items():
                 if asset:
                     self.ledger.assets.link(run_id, asset.id, "in", role)
@@ -238,17 +253,26 @@ class Loop:
             )
             self.ledger.runs.finish(run_id, actor=self.actor)
         self.watch(News("judged", release.ref, {"gate": name, "passed": passed, "reasons": reasons}))
-        return True
 
-    def _report(self, spec: Lifecycle, endpoint: str, model: Asset) -> Asset | None:
+    def _report(self, spec: Lifecycle, endpoint: str, model: Asset) -> Asset:
         """The evaluation of this very model on the dataset version now wanted, made when it is not there yet."""
         step = nouns.evaluation(spec, spec.endpoints[endpoint].model)
         state = plan(self.ledger, self.store, self.project, spec)
         made = {p.step.id: p.output for p in state.steps if p.output} | {step.inputs["model"]: model}
-        one = look(self.ledger, self.store, self.project, step, made)
-        if one.output:
-            return one.output
-        return self.run(spec, one, {role: made[i] for role, i in step.inputs.items()})
+        while True:
+            one = look(self.ledger, self.store, self.project, step, made)
+            if one.output:
+                return one.output
+            if one.status == "after" or one.key in self.failed:
+                raise Error("failed", f"there is no report of {model.ref} to judge", "; ".join(one.reasons))
+            if one.status == "running":
+                self._wait(one)
+            else:
+                self.run(spec, one, {role: made[i] for role, i in step.inputs.items()})
+
+    def _wait(self, one: Planned) -> None:
+        self.watch(News("waiting", one.step.id, {"owner": one.owner}))
+        time.sleep(2 * TICK_S)
 
 
 class Tail:
@@ -273,13 +297,14 @@ class Tail:
 
 
 def guard(ledger: Ledger, spec: Lifecycle, actor: str) -> None:
-    """Put each endpoint's gates before its production alias, and before that of its model."""
+    """Put each endpoint's gates before its production alias, and those of all its endpoints before that of a model."""
+    models: dict[str, dict[str, str]] = {}
     for endpoint, config in spec.endpoints.items():
         gates = gate_digests(spec, endpoint)
         ledger.aliases.guard("release", endpoint, ALIAS, gates, actor=actor)
-        ledger.aliases.guard(
-            "model", config.model, ALIAS, {k: v for k, v in gates.items() if k != APPROVAL}, actor=actor
-        )
+        models.setdefault(config.model, {}).update((k, v) for k, v in gates.items() if k != APPROVAL)
+    for model, gates in models.items():
+        ledger.aliases.guard("model", model, ALIAS, gates, actor=actor)
 
 
 def _tidy(scratch: Path) -> None:
@@ -294,8 +319,10 @@ def _tidy(scratch: Path) -> None:
 def _error(scratch: Path, status: int = 1) -> Error:
     """What a job left behind when it failed; a killed one leaves nothing."""
     path = scratch / "error.json"
-    if path.exists():
+    if status == 1 and path.exists():
         return Error.from_dict(json.loads(path.read_text("utf-8")))
+    if status == CODES["no_space"][1]:
+        return Error("no_space", "the disk is full", "free some space, then run `longrein apply` again: it resumes")
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     return Error("failed", f"the step's process {how}", f"see {scratch / 'log.txt'}; `longrein apply` resumes it")
 

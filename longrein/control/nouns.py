@@ -17,6 +17,7 @@ from longrein.core.ref import check_name
 from longrein.core.spec import Source, json_schema, sparse
 from longrein.data import ingest
 from longrein.models import deploy, evaluate, gate, prompt, train
+from longrein.models.track import mirror
 
 
 class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +40,7 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     evaluations: dict[str, evaluate.Config] = {}
     gates: dict[str, gate.Config] = {}
     endpoints: dict[str, deploy.Config] = {}
+    trackers: dict[str, mirror.Config] = {}
     compute: Compute = Compute()
 
     def evaluation(self, model: str) -> evaluate.Config:
@@ -160,7 +162,7 @@ def _sources_of(config: ingest.Config) -> Callable[[Path], dict[str, str]]:
 
 def _folders_of(config: train.Config) -> Callable[[Path], dict[str, str]] | None:
     folders = [f for f in (config.base, config.tokenizer) if f]
-    return (lambda project: {f: of_tree(_existing(project / f)) for f in folders}) if folders else None
+    return (lambda project: {f: of_tree(_existing(project / f), follow=True) for f in folders}) if folders else None
 
 
 def _existing(path: Path) -> Path:
@@ -201,6 +203,7 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
         *((("models", n, "trainer"), "trainer", m.trainer) for n, m in spec.models.items()),
         *((("evaluations", n, "trainer"), "trainer", e.trainer) for n, e in spec.evaluations.items()),
         *((("endpoints", n, "engine"), "engine", e.engine) for n, e in spec.endpoints.items()),
+        *((("trackers", n, "tracker"), "tracker", t.tracker) for n, t in spec.trackers.items()),
         (("compute", "executor"), "executor", spec.compute.executor),
     ]:
         if name not in plugins.names(port):

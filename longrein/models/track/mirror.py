@@ -1,14 +1,45 @@
 """Runs carried outward: one run of the ledger as the plain mapping that a tracker plugin writes elsewhere."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from longrein.core import plugins
+from longrein.core.errors import Error
 from longrein.core.ledger import Ledger
-from longrein.core.ledger.schema import experiments, metrics
+from longrein.core.ledger.runs import ENDED
+from longrein.core.ledger.schema import experiments, metrics, runs, tags
+
+MIRRORED = "longrein.mirrored."  # begins the tag that a run gets for each tracker that had it
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tracker in longrein.yaml: another tracking system that is sent every finished run."""
+
+    tracker: str  # plugin of the port "tracker"
+    options: dict[str, Any] = {}  # the plugin's
+
+
+def catch_up(ledger: Ledger, name: str, config: Config, limit: int = 100) -> Error | None:
+    """Send the finished runs that this tracker has not had yet, oldest first, `limit` at most.
+
+    Returns why it stopped, if it had to: a tracker that is down holds nothing up, and gets them next time.
+    """
+    mark = MIRRORED + name
+    sent = sa.select(tags.c.run_id).where(tags.c.run_id == runs.c.id, tags.c.key == mark).exists()
+    query = sa.select(runs.c.id).where(runs.c.status.in_(ENDED), runs.c.lifecycle_stage == "active", ~sent)
+    with ledger.db.read() as connection:
+        waiting: Sequence[str] = connection.scalars(query.order_by(runs.c.id).limit(limit)).all()
+    try:
+        for run_id in waiting:
+            mirror(ledger, run_id, config.tracker, config.options)
+            ledger.runs.log(run_id, labels={mark: "yes"})
+    except Error as error:
+        return error
+    return None
 
 
 def whole(ledger: Ledger, run_id: str) -> dict[str, Any]:
@@ -27,7 +58,8 @@ def whole(ledger: Ledger, run_id: str) -> dict[str, Any]:
     return {
         "id": run.id, "name": run.name, "experiment": experiment, "capability": run.capability, "status": run.status,
         "actor": run.actor, "started_ms": run.started_ms, "ended_ms": run.ended_ms,
-        "params": ledger.runs.params(run.id), "tags": ledger.runs.tags(run.id),
+        "params": ledger.runs.params(run.id),
+        "tags": {k: v for k, v in ledger.runs.tags(run.id).items() if not k.startswith(MIRRORED)},
         "metrics": [
             {"key": r.key, "value": math.nan if r.is_nan else r.value, "step": r.step, "ts_ms": r.ts_ms} for r in rows
         ],

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import wandb
 
 from longrein.core import digest
+from longrein.core.errors import Error
 
 VERSION = 1
 
@@ -28,7 +30,9 @@ class WandB:
         self.config = msgspec.convert(dict(options), Config)
 
     def mirror(self, run: Mapping[str, Any]) -> None:
-        """The W&B run has our id, so a second time goes on with it: W&B passes over steps that it has.
+        """Errors: `unavailable`, with W&B's own words.
+
+        The W&B run has our id, so a second time goes on with it: W&B passes over steps that it has.
 
         Offline there is nobody to ask: the folder of this run is written anew when the run changed since, unless it was
         synced already.
@@ -42,7 +46,10 @@ class WandB:
                     return
                 if not list(old.glob("*.synced")):
                     shutil.rmtree(old)
-        self._write(run)
+        try:
+            self._write(run)
+        except wandb.errors.Error as error:
+            raise Error("unavailable", f"W&B did not take run {run['id']}: {error}", "is WANDB_API_KEY set?") from error
         for new in folder.glob(f"offline-run-*-{run['id']}"):
             (new / "longrein").write_text(mark)
 
@@ -52,7 +59,7 @@ class WandB:
             silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
         )
         session = wandb.init(
-            project=run["experiment"], entity=self.config.entity or None, id=run["id"], name=run["name"] or None,
+            project=re.sub(r"[/\\#?%:]", "-", run["experiment"])[:128],  # what W&B allows in a name entity=self.config.entity or None, id=run["id"], name=run["name"] or None,
             job_type=run["capability"] or None, mode=self.config.mode, dir=self.config.dir, settings=quiet,
             resume=None if offline else "allow",
             config={"params": run["params"], "tags": run["tags"], "longrein": _about(run)},

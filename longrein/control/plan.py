@@ -86,11 +86,11 @@ def look(ledger: Ledger, store: Store, project: Path, step: Step, made: Mapping[
     item = ledger.work.get(key)
     one = Planned(step, "ready", key, basis, last_wall_s=wall)
     if item and item.status == "done":
-        one.output = _output(ledger, step, item)
-        if one.output and store.holds(one.output.uri):
+        one.output = output(ledger, store, step, item)
+        if one.output:
             one.status = "done"
             return one
-        one.output, one.reasons = None, ["its bytes are gone from the store"]
+        one.reasons = ["its bytes are gone from the store"]
     elif item and item.status == "running" and item.live:
         one.status, one.owner, one.reasons = (
             "running",
@@ -142,8 +142,8 @@ def _deployment(ledger: Ledger, spec: Lifecycle, endpoint: str, release: Asset |
         return Deployment(endpoint, None, serving, rollback, dict.fromkeys(wanted, "will judge"), "after")
     gates = _verdicts(ledger, release, wanted)
     if serving and serving.digest == release.digest:
-        status = "serving" if all(g == "passed" for g in gates.values()) else "judge"
-        status = "serving" if any(g.startswith("failed") for g in gates.values()) else status
+        judged = "will judge" not in gates.values() or any(g.startswith("failed") for g in gates.values())
+        status = "serving" if judged else "judge"
     elif any(g == "will judge" for g in gates.values()):
         status = "judge"
     elif any(g.startswith("failed") for g in gates.values()):
@@ -178,10 +178,11 @@ def _rolled_back(ledger: Ledger, endpoint: str, release: Asset) -> bool:
     return False
 
 
-def _output(ledger: Ledger, step: Step, item: Item) -> Asset | None:
+def output(ledger: Ledger, store: Store, step: Step, item: Item) -> Asset | None:
+    """What a finished step made, while the store still holds it."""
     for edge, asset in ledger.assets.of_run(item.run_id):
-        if edge.direction == "out" and (asset.kind, asset.name) == (step.kind, step.name):
-            return asset
+        if edge.direction == "out" and (asset.kind, asset.name, asset.state) == (step.kind, step.name, "live"):
+            return asset if store.holds(asset.uri) else None
     return None
 
 

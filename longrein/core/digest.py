@@ -22,16 +22,18 @@ def of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def of_tree(path: Path) -> str:
+def of_tree(path: Path, *, follow: bool = False) -> str:
     """A file's own digest, or for a folder the digest of its sorted (relative path, file digest) pairs.
 
-    Links are followed by nobody: one inside the folder is refused with ValueError.
+    A symbolic link is refused with ValueError, unless `follow` says that what it leads to counts.
     """
+    if path.is_symlink() and not follow:
+        raise ValueError(f"{path} is a symbolic link: assets hold plain files only")
     if path.is_file():
         return of_file(path)
     listing = []
     for file in sorted(path.rglob("*"), key=lambda p: p.relative_to(path).as_posix()):
-        if file.is_symlink():
+        if file.is_symlink() and not follow:
             raise ValueError(f"{file} is a symbolic link: assets hold plain files only")
         if file.is_file():
             listing.append([file.relative_to(path).as_posix(), of_file(file)])

@@ -23,7 +23,7 @@ _project: list[Path] = []
 
 
 def use_project(root: Path) -> None:
-    """Let plugins be found in `root`/plugins/<port>/<name>.py as well; of two projects the one used last comes first."""
+    """Let plugins be found in `root`/plugins/<port>/<name>.py as well; the project used last comes first."""
     folder = root.absolute() / "plugins"
     if folder in _project:
         _project.remove(folder)

@@ -18,7 +18,7 @@ Path_ = tuple[str | int, ...]  # ("models", "support", "epochs")
 
 
 class Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, and in which merging a mapping often does not multiply its keys."""
+    """A safe loader that refuses a key written twice, and in which merging often does not multiply the keys."""
 
     def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
         """YAML lets the later of two equal keys win in silence. Merged keys (<<) may be overridden."""

@@ -71,6 +71,8 @@ class Context:
         self.outputs: list[Output] = []
         scratch.mkdir(parents=True, exist_ok=True)
         self._events = (scratch / "events.jsonl").open("a", encoding="utf-8")
+        if self._events.tell():
+            self._events.write("\n")  # the attempt before may have been cut off within a line
 
     def path(self, role: str) -> Path:
         """The local path of the input with this role."""

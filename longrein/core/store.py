@@ -27,7 +27,12 @@ class Store:
         self.root = root
 
     def put(self, source: Path) -> Stored:
-        """Move a file or folder into the store; the same content twice is kept once. `source` is gone afterwards."""
+        """Move a file or folder into the store; the same content twice is kept once. `source` is gone afterwards.
+
+        Errors: `not_found` when there is no source, `invalid` for a symbolic link in it.
+        """
+        if not os.path.lexists(source):
+            raise Error("not_found", f"there is no {source} to store")
         try:
             key = digest.of_tree(source)
         except ValueError as error:
@@ -36,12 +41,7 @@ class Store:
         size = digest.size_of(source)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            staged = self._stage(source)
-            try:
-                os.rename(staged, target)
-            except OSError:
-                if not target.exists():  # another process put the same content first: theirs serves
-                    raise
+            self._move(source, target)
         _remove(source)
         return Stored(key, uri, size)
 
@@ -63,7 +63,10 @@ class Store:
         Errors: `corrupt`, naming the digest found.
         """
         path = self.path(uri)
-        found = digest.of_tree(path)
+        try:
+            found = digest.of_tree(path)
+        except ValueError as error:  # somebody put a link there
+            raise Error("corrupt", str(error), f"move {path} away and rebuild it: longrein apply") from error
         if found != expected:
             raise Error(
                 "corrupt",
@@ -72,20 +75,28 @@ class Store:
             )
         return path
 
-    def _stage(self, source: Path) -> Path:
-        """Bring `source` onto the store's own file system, flushed, so that the rename is atomic."""
-        staging = self.root / "staging"
-        staging.mkdir(parents=True, exist_ok=True)
-        staged = staging / uuid.uuid4().hex
+    def _move(self, source: Path, target: Path) -> None:
+        """Flush to disk, then one rename; from another file system by way of a copy beside the target."""
+        staged = self.root / "staging" / uuid.uuid4().hex
         try:
-            os.rename(source, staged)
+            if source.stat().st_dev != target.parent.stat().st_dev:
+                staged.parent.mkdir(exist_ok=True)
+                (shutil.copytree if source.is_dir() else shutil.copy2)(source, staged)
+                source = staged
+            _flush(source)
+            os.rename(source, target)
         except OSError:
-            (shutil.copytree if source.is_dir() else shutil.copy2)(source, staged)
-        for file in [staged] if staged.is_file() else staged.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        return staged
+            if not target.exists():  # else another process put the same content first: theirs serves
+                raise
+        finally:
+            _remove(staged)
+
+
+def _flush(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
 
 
 def _remove(path: Path) -> None:

@@ -1,16 +1,17 @@
 """Runs one step in this process: `python -m longrein.core.worker SCRATCH`.
 
-Exit status 0 means that result.json holds the outputs; 1 that error.json holds the Error.
+Exit status 0 means that result.json holds the outputs; 1 that error.json holds the Error; another one stands for the
+code of an Error that could not be written.
 """
 
 import ctypes
-import errno
 import importlib
 import json
 import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,16 @@ def main(scratch: Path) -> int:
         context = Context(job, scratch)
         module, _, function = job.entry.partition(":")
         getattr(importlib.import_module(module), function)(context)
+        _write(scratch / "result.json", {"outputs": [asdict(o) for o in context.outputs]})
+        return 0
     except BaseException as error:  # noqa: BLE001 - the edge of the process: whatever it was becomes error.json
-        _write(scratch / "error.json", as_error(error).as_dict())
         if not isinstance(error, Error):
             traceback.print_exc()
-        return 1
-    _write(scratch / "result.json", {"outputs": [asdict(o) for o in context.outputs]})
-    return 0
+        told = as_error(error)
+        with suppress(OSError):  # on a full disk the exit status alone has to say it
+            _write(scratch / "error.json", told.as_dict())
+            return 1
+        return told.exit_code
 
 
 def as_error(error: BaseException) -> Error:
@@ -44,7 +48,7 @@ def as_error(error: BaseException) -> Error:
         return error
     if isinstance(error, KeyboardInterrupt):
         return Error("interrupted", "the step was interrupted", "run `longrein apply` again: it resumes")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if "No space left on device" in str(error):  # not every library raises it as an OSError
         return Error("no_space", "the disk is full", "free some space, then run `longrein apply` again: it resumes")
     if isinstance(error, MemoryError):
         return Error("failed", "the step ran out of memory", "lower its batch size, or give it a larger machine")
@@ -70,4 +74,5 @@ def die_with_parent() -> None:
 
 if __name__ == "__main__":
     die_with_parent()
+    os.nice(int(os.environ.get("LONGREIN_NICE", "0")))
     sys.exit(main(Path(sys.argv[1])))

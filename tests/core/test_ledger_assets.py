@@ -12,7 +12,10 @@ from longrein.core.ledger.schema import assets, edges
 HOSTILE = [
     "客服-意图", "имя", "a'b\"; DROP TABLE assets; --", "100% 𝒻𝓊𝓃", "..", "-rf", "%s{0}", "a  b", "👩‍👩‍👧", "x" * 200,
 ]  # fmt: skip
-REFUSED = ["", " a", "a ", "a:b", "a@b", "a/b", "a\\b", "a?b", "a#b", "a\nb", "a\0b", "a\x7fb", "a\u2028b", "\ud800", "x" * 201, "意" * 100]  # fmt: skip
+REFUSED = [
+    "", " a", "a ", "a:b", "a@b", "a/b", "a\\b", "a?b", "a#b", "a\nb", "a\0b", "a\x7fb", "a\u2028b", "\ud800",
+    "x" * 201, "意" * 100,
+]  # fmt: skip
 
 
 def put(ledger: Ledger, ref: str, digest: str, run: str = "", **given: object) -> Asset:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_version_follows_the_code_and_not_the_comments(project: Path) -> None:
     ):
         write(project, "mine", code)
         versions.append(plugins.version("trainer", "mine"))
-    same_as_before = [one == other for one, other in zip(versions, versions[1:], strict=False)]
+    same_as_before = [one == other for one, other in pairwise(versions)]
     assert same_as_before == [True, False, False, True, False, False]
 
 

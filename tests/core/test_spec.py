@@ -243,7 +243,8 @@ keys = [
 )
 def test_no_values_bring_anything_but_an_error(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"
-    file.write_text(yaml.safe_dump({"project": "p"} | value, allow_unicode=True), "utf-8", "surrogatepass")  # type: ignore[operator]
+    text = yaml.safe_dump({"project": "p"} | value, allow_unicode=True)  # type: ignore[operator]
+    file.write_text(text, "utf-8", "surrogatepass")
     try:
         spec = nouns.read(file)
     except Error as error:

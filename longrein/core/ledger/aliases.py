@@ -86,9 +86,8 @@ class Aliases:
         """Remove an alias; False when there was none. Errors: `blocked` for one that gates guard."""
         with self.db.write(events=True) as connection:
             if self._gates(kind, name, alias):
-                raise Error(
-                    "blocked", f"{kind}:{name}@{alias} is guarded by a gate", "take its endpoint out of longrein.yaml"
-                )
+                hint = "take its gates out of longrein.yaml first"
+                raise Error("blocked", f"{kind}:{name}@{alias} is guarded by a gate", hint)
             done = connection.execute(
                 aliases.delete().where(aliases.c.kind == kind, aliases.c.name == name, aliases.c.alias == alias)
             )

@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
+from longrein.core.errors import Error
 from longrein.core.step import Job
 
 VERSION = 1
@@ -19,7 +21,7 @@ VERSION = 1
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of `compute: {name: {executor: local}}`."""
 
-    nice: int = 0  # how much the job gives way to other processes, 0 to 19
+    nice: Annotated[int, Meta(ge=0, le=19)] = 0  # how much the job gives way to other processes, 0 to 19
 
 
 class Process:
@@ -58,7 +60,10 @@ class Local:
     """The executor called "local"."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self.config = msgspec.convert(dict(options), Config)
+        try:
+            self.config = msgspec.convert(dict(options), Config)
+        except msgspec.ValidationError as error:
+            raise Error("invalid", f"options of the executor 'local': {error}", "see compute.options") from error
 
     def submit(self, job: Job, scratch: Path) -> Process:
         job.write(scratch)

@@ -59,9 +59,9 @@ class WandB:
             silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True, x_disable_meta=True
         )
         session = wandb.init(
-            project=re.sub(r"[/\\#?%:]", "-", run["experiment"])[:128],  # what W&B allows in a name entity=self.config.entity or None, id=run["id"], name=run["name"] or None,
-            job_type=run["capability"] or None, mode=self.config.mode, dir=self.config.dir, settings=quiet,
-            resume=None if offline else "allow",
+            project=re.sub(r"[/\\#?%:]", "-", run["experiment"])[:128], entity=self.config.entity or None,
+            id=run["id"], name=run["name"] or None, job_type=run["capability"] or None, mode=self.config.mode,
+            dir=self.config.dir, settings=quiet, resume=None if offline else "allow",
             config={"params": run["params"], "tags": run["tags"], "longrein": _about(run)},
         )  # fmt: skip
         with contextlib.ExitStack() as stack:

@@ -38,9 +38,9 @@ def command(session: Session, folder: str, data: tuple[str, ...], input: str, ou
     if data:
         from longrein.data import guess
 
-        files = [Path(d).absolute() for d in data]
+        files = [file for one in data for file in _files(one)]
         found = guess.guess(files, input=input, output=output)
-        text = scaffold.described(title, title, [_source(f, root) for f in files], found)
+        text = scaffold.described(title, title, [_source(one, root) for one in data], found)
     else:
         text = scaffold.bare(title)
     file = scaffold.write(root, text)
@@ -51,11 +51,26 @@ def command(session: Session, folder: str, data: tuple[str, ...], input: str, ou
     session.show(value, _told(file, key, found, at, bool(data)))
 
 
-def _source(file: Path, root: Path) -> str:
-    """Relative inside the project, else absolute; a name that reads as a pattern is taken literally."""
+def _files(given: str) -> list[Path]:
+    """The file, or those that a pattern ('data/*.csv', quoted from the shell) matches."""
     import glob
 
-    return glob.escape(file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix())
+    path = Path(given).absolute()
+    if path.exists() or not glob.has_magic(given):
+        return [path]
+    found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+    if not found:
+        raise Error("not_found", f"no file matches {given}", "check the pattern")
+    return found
+
+
+def _source(given: str, root: Path) -> str:
+    """Relative inside the project, else absolute; the name of a file that reads as a pattern is taken literally."""
+    import glob
+
+    path = Path(given).absolute()
+    shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    return glob.escape(shown) if path.exists() else shown
 
 
 def _told(file: Path, key: Path, found: "Guess | None", at: str, data: bool) -> str:

@@ -20,7 +20,7 @@ def command(session: Session, ref: str, down: bool, svg: str | None, mermaid: bo
     workspace = session.workspace
     direction = "down" if down else "up"
     found = workspace.lineage(ref, direction)
-    runs = {id: workspace.ledger.runs.get(id) for id in found.runs}
+    runs = workspace.ledger.runs.many(found.runs)
     drawn = draw.graph(found, runs)
     if mermaid:
         session.show(draw.as_data(found), draw.mermaid(drawn).rstrip())

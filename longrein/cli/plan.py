@@ -16,8 +16,9 @@ WORDS = {"ready": "run", "after": "then", "running": "busy", "failed": "retry", 
 @click.command(help=__doc__)
 @click.pass_obj
 def command(session: Session) -> None:
-    found = session.workspace.plan()
-    session.show(as_data(found), as_text(found))
+    workspace = session.workspace
+    found, price = workspace.plan(), workspace.spec.compute.usd_per_hour
+    session.show(as_data(found) | {"usd_per_hour": price}, as_text(found, price))
 
 
 def as_data(plan: "Plan") -> dict[str, Any]:
@@ -28,14 +29,15 @@ def as_data(plan: "Plan") -> dict[str, Any]:
     }
 
 
-def as_text(plan: "Plan") -> str:
+def as_text(plan: "Plan", usd_per_hour: float = 0.0) -> str:
+    """usd_per_hour: what the machine costs, for an estimate from what each step took last time."""
     if not plan.steps:
         return "longrein.yaml declares nothing yet\nhint: longrein init --data FILE, or add a dataset to it"
     rows = [_row(p) for p in plan.steps]
     parts = [_text.table(rows, ("do", "step", "why", "last took"))]
     ends = [line for d in plan.deployments for line in _lines(d)]
     parts += ["\n".join(ends)] if ends else []
-    parts.append(_sum(plan))
+    parts.append(_sum(plan, usd_per_hour))
     return "\n\n".join(parts)
 
 
@@ -60,14 +62,15 @@ def _lines(d: "Deployment") -> list[str]:
     return lines
 
 
-def _sum(plan: "Plan") -> str:
+def _sum(plan: "Plan", usd_per_hour: float) -> str:
     if not plan.changes:
         return "nothing to do"
     todo = [p for p in plan.steps if p.status != "done"]
     known = [p.last_wall_s for p in todo if p.last_wall_s is not None]
     told = f"{len(todo)} of {len(plan.steps)} steps to run"
     if known:
-        told += f", about {_text.duration(sum(known))}" + ("" if len(known) == len(todo) else " for those known")
+        cost = f" and {_text.money(sum(known) / 3600 * usd_per_hour)}" if usd_per_hour else ""
+        told += f", about {_text.duration(sum(known))}{cost}" + ("" if len(known) == len(todo) else " for those known")
     return f"{told}: longrein apply"
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from longrein.workspace import Workspace
 
 
+MOST_USES = 100  # the newest ones
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -41,7 +42,7 @@ def describe(workspace: "Workspace", asset: "Asset") -> dict[str, Any]:
     made = ledger.assets.of_run(asset.run_id) if asset.run_id else []
     users = [
         {"run": run, "made": [a.ref for e, a in ledger.assets.of_run(run) if e.direction == "out"]}
-        for run in ledger.assets.readers(asset.id)
+        for run in ledger.assets.readers(asset.id)[-MOST_USES:]
     ]
     path = workspace.store.root / asset.uri.partition("?")[0]
     aliases = [alias for alias, (to, _) in ledger.aliases.get(asset.kind, asset.name).items() if to.id == asset.id]

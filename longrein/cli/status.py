@@ -11,6 +11,8 @@ from longrein.core.errors import Error
 if TYPE_CHECKING:
     from longrein.workspace import Workspace
 
+MOST = 20  # names shown
+
 
 @click.command(help=__doc__)
 @click.pass_obj
@@ -55,7 +57,8 @@ def as_text(data: dict[str, Any]) -> str:
         parts.append(_text.table(rows, ("endpoint", "serves", "state", "gates", "rollback to")))
     if data["newest"]:
         newest = [(a["ref"], a["versions"], a["digest"][:12], _text.ago(a["created_ms"])) for a in data["newest"]]
-        parts.append(_text.table(newest, ("newest", "versions", "digest", "made")))
+        more = f"\nand {len(newest) - MOST} more: longrein ls" if len(newest) > MOST else ""
+        parts.append(_text.table(newest[:MOST], ("newest", "versions", "digest", "made")) + more)
     for item in data["running"]:
         word = "runs" if item["live"] else "was cut off: longrein apply resumes it"
         parts.append(f"{item['step']} {word} (run {item['run'][:12]}, attempt {item['attempt']})")

@@ -39,7 +39,7 @@ def test_plan_names_what_changed_and_the_way_back(call: Call, applied: Path) -> 
     text = call("plan", "-C", applied).out
     assert "seed: 1 → 2" in text
     assert "a rollback would go to release:support@1" in text
-    assert "about" in text and "for those known" not in text  # every step ran before
+    assert "about" in text and " and $" in text and "for those known" not in text  # every step ran before
 
 
 def test_a_gate_blocks_with_status_5(call: Call, applied: Path) -> None:

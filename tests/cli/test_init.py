@@ -52,6 +52,15 @@ def test_from_a_file_inside_and_outside(call: Call, tmp_path: Path, table: Path)
     assert nouns.read(tmp_path / "elsewhere" / "longrein.yaml").datasets["elsewhere"].sources == [str(table)]
 
 
+def test_a_pattern(call: Call, tmp_path: Path, table: Path) -> None:
+    (tmp_path / "more [x].csv").write_text(tickets(5), "utf-8")
+    assert call("init", tmp_path, "--data", tmp_path / "*.csv").code == 0
+    assert nouns.read(tmp_path / "longrein.yaml").datasets[tmp_path.name].sources == ["*.csv"]
+    assert call("init", tmp_path / "q", "--data", tmp_path / "*.parquet").code == 3
+    assert call("init", tmp_path / "r", "--data", tmp_path / "more [x].csv").code == 0
+    assert call("plan", "-C", tmp_path / "r").code == 0
+
+
 def test_nothing_is_overwritten(call: Call, tmp_path: Path, table: Path) -> None:
     (tmp_path / "longrein.yaml").write_text("project: mine\n")
     done = call("init", tmp_path, "--data", table)

@@ -5,7 +5,8 @@
 A Llama of 5 M parameters with random weights; clients that each send one request after the other: 64 tokens in, 128
 tokens out, greedy. Ours is measured through its process and protocol, streamed; transformers' in its own process,
 without streaming, with the cache sized for the load (its default takes all free memory). Both use the same threads,
-take turns, and the best of three rounds counts. The answers must be equal.
+take turns, and the best of three rounds counts. CPU is that of the whole process, ours with the client side added:
+on a busy machine it is the steadier figure. The answers must be equal.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -27,6 +30,7 @@ from longrein.gateway.engine import EngineProcess, Request
 PROMPT, ANSWER, VOCABULARY = 64, 128, 4096
 LOADS = {1: 4, 8: 2, 32: 2}  # clients: requests of each
 ROUNDS = 3
+COLUMNS = ("clients", "tokens/s", "tokens/s peer", "ratio", "CPU µs/token", "CPU µs/token peer", "CPU ratio")
 
 
 def prompts(clients: int) -> list[list[list[int]]]:
@@ -65,9 +69,13 @@ def make_model(folder: Path) -> None:
     print(f"a Llama of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", file=sys.stderr)
 
 
-async def ours(engine: EngineProcess, clients: int) -> tuple[float, list[list[list[int]]]]:
-    """Tokens per second, and the answers."""
+class Result(NamedTuple):
+    rate: float  # tokens per second
+    cpu_us: float  # microseconds of CPU a token
+    answers: list[list[list[int]]]
 
+
+async def ours(engine: EngineProcess, clients: int) -> Result:
     async def client(requests: list[list[int]]) -> list[list[int]]:
         answers = []
         for prompt in requests:
@@ -75,9 +83,14 @@ async def ours(engine: EngineProcess, clients: int) -> tuple[float, list[list[li
             answers.append([id async for event in engine.generate(request) for id in event.token_ids])
         return answers
 
-    began = time.perf_counter()
+    def cpu_s() -> float:
+        times = psutil.Process(engine.pid).cpu_times()
+        return time.process_time() + times.user + times.system
+
+    tokens = clients * LOADS[clients] * ANSWER
+    began, used = time.perf_counter(), cpu_s()
     answers = await asyncio.gather(*(client(requests) for requests in prompts(clients)))
-    return clients * LOADS[clients] * ANSWER / (time.perf_counter() - began), list(answers)
+    return Result(tokens / (time.perf_counter() - began), (cpu_s() - used) / tokens * 1e6, list(answers))
 
 
 def peer(folder: str) -> None:
@@ -95,11 +108,11 @@ def peer(folder: str) -> None:
         config = ContinuousBatchingConfig(block_size=32, num_blocks=clients * 8 + 8, max_batch_tokens=clients * PROMPT)
         with model.continuous_batching_context_manager(generation, continuous_batching_config=config) as manager:
             drive(manager, [[[1] * PROMPT]])  # warm-up
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             answers = drive(manager, prompts(clients))
-            took = time.perf_counter() - began
-        rate = clients * LOADS[clients] * ANSWER / took
-        print(json.dumps([rate, answers]), flush=True)
+            took, used = time.perf_counter() - began, time.process_time() - used
+        tokens = clients * LOADS[clients] * ANSWER
+        print(json.dumps(Result(tokens / took, used / tokens * 1e6, answers)), flush=True)
 
 
 def drive(manager: Any, requests: list[list[list[int]]]) -> list[list[list[int]]]:
@@ -118,34 +131,33 @@ def drive(manager: Any, requests: list[list[list[int]]]) -> list[list[list[int]]
     return answers
 
 
+def compare(clients: int, mine: list[Result], theirs: list[Result]) -> dict[str, Any]:
+    rates = max(r.rate for r in mine), max(r.rate for r in theirs)
+    cpus = min(r.cpu_us for r in mine), min(r.cpu_us for r in theirs)
+    ratios = rates[0] / rates[1], cpus[1] / cpus[0]
+    return dict(zip(COLUMNS, (clients, *map(round, rates), ratios[0], *map(round, cpus), ratios[1]), strict=True))
+
+
 async def run(folder: Path, threads: int) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, "--peer", str(folder)]
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdin and other.stdout
     engine = await EngineProcess.start("torch", folder, {"max_batch": 32, "threads": threads})
     rows: list[dict[str, Any]] = []
-    tokens, cpu_s = 0, 0.0  # of this process: what the client side costs
     for clients in LOADS:
-        best_ours = best_peer = 0.0
+        mine, theirs = [], []
         for _ in range(ROUNDS):
             other.stdin.write(f"{clients}\n")
             other.stdin.flush()
-            rate, expected = await asyncio.to_thread(lambda: json.loads(other.stdout.readline()))
-            best_peer = max(best_peer, rate)
-            began_s = time.process_time()
-            rate, answers = await ours(engine, clients)
-            cpu_s += time.process_time() - began_s
-            tokens += clients * LOADS[clients] * ANSWER
-            best_ours = max(best_ours, rate)
-            assert answers == expected, "the answers differ"
-        row = {"clients": clients, "longrein": best_ours, "transformers": best_peer, "ratio": best_ours / best_peer}
-        print(f"{clients:8} {best_ours:10.0f} {best_peer:14.0f} {row['ratio']:7.2f}", flush=True)
-        rows.append(row)
+            theirs.append(Result(*json.loads(await asyncio.to_thread(other.stdout.readline))))
+            mine.append(await ours(engine, clients))
+            assert mine[-1].answers == theirs[-1].answers, "the answers differ"
+        rows.append(row := compare(clients, mine, theirs))
+        print(" ".join(f"{v:>{len(k)}.{2 * isinstance(v, float)}f}" for k, v in row.items()), flush=True)
     stats = await engine.stats()
     await engine.stop()
     other.stdin.close()
     other.wait()
-    print(f"CPU of the client side: {cpu_s / tokens * 1e6:.1f} µs a token; equal answers: {tokens} tokens")
     print(f"steps of ours: {stats['steps_total']}, by batch size: {stats['batch_sizes']}", file=sys.stderr)
     return rows
 
@@ -161,8 +173,8 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
         make_model(Path(name))
-        print(f"tokens/s, {arguments.threads} thread(s)")
-        print(f"{'clients':>8} {'longrein':>10} {'transformers':>14} {'ratio':>7}")
+        print(f"{arguments.threads} thread(s); longrein, then transformers")
+        print(" ".join(COLUMNS))
         rows = asyncio.run(run(Path(name), arguments.threads))
     if arguments.json:
         arguments.json.write_text(json.dumps({"threads": arguments.threads, "rows": rows}, indent=1))

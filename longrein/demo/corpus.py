@@ -20,7 +20,7 @@ from longrein.demo.phrases import CLOSERS, CONTEXTS, DISTRACTORS, INTENTS, OPENE
 TRANSFORMS = ["normalize", "pii", "noise", {"length": {"min": 2, "max": 1000}}, "conflict", "dedup"]
 COLUMNS = ["id", "text", "intent", "reply", "channel", "created"]
 PII_SHARE, DUPLICATE_SHARE, CONFLICT_SHARE, NOISE_SHARE, BROKEN_SHARE = 0.05, 0.08, 0.01, 0.015, 0.005
-TYPO_SHARE, DISTRACTOR_SHARE, QUOTE_SHARE = 0.3, 0.1, 0.15
+TYPO_SHARE, DISTRACTOR_SHARE, QUOTE_SHARE, WRONG_SHARE = 0.4, 0.1, 0.15, 0.015
 
 _choice = re.compile(r"\[([^][]*)\]")
 _slot = re.compile(r"\{(\w+?)(2?)\}")
@@ -30,8 +30,9 @@ Row = dict[str, str]
 def write(folder: Path, rows: int = 6000, seed: int = 0) -> dict[str, Any]:
     """Write the files below `folder`; the same rows and seed give the same bytes.
 
-    Returns what a right ingestion by TRANSFORMS must find: "kept" rows,
-    "dropped" by reason, "pii" by kind, "requests" in conflict, and "files" by name with their number of records.
+    Returns what a right ingestion by TRANSFORMS must find: "kept" rows, "dropped" by reason, "pii" by kind, "requests"
+    in conflict, and "files" by name with their number of records. "mislabelled" are the ids of kept rows with a wrong
+    label that no other row contradicts: no filter can see those, and no model gets them right.
     """
     planted = _Planted(random.Random(seed), rows)
     lines = planted.lines()
@@ -48,6 +49,7 @@ def write(folder: Path, rows: int = 6000, seed: int = 0) -> dict[str, Any]:
         "dropped": dict(planted.dropped),
         "pii": dict(planted.pii),
         "requests": planted.conflicts,
+        "mislabelled": planted.mislabelled,
         "files": {name: len(part) for name, part in zip(made, lines.values(), strict=True)},
     }
 
@@ -62,6 +64,7 @@ class _Planted:
         self.dropped: Counter[str] = Counter()
         self.pii: Counter[str] = Counter()
         self.conflicts = 0
+        self.mislabelled: list[str] = []
 
     def lines(self) -> dict[str, list[bytes]]:
         """The encoded records of each file, shuffled."""
@@ -69,6 +72,9 @@ class _Planted:
         for language in found:
             share = self.rows - self.rows // 2 if language == "en" else self.rows // 2
             plain = [self.row(language) for _ in range(share)]
+            for row in rng.sample(plain, round(share * WRONG_SHARE)):
+                row["intent"] = self.other(row["intent"])
+                self.mislabelled.append(row["id"])
             private = rng.sample(range(share), round(share * PII_SHARE))
             for i in private:
                 plain[i]["text"] += self.private(language)
@@ -103,6 +109,9 @@ class _Planted:
         values = (f"{language}-{self.number:06}", text, intent, reply, channel, day)
         return dict(zip(COLUMNS, values, strict=True))
 
+    def other(self, intent: str) -> str:
+        return self.rng.choice([i for i in INTENTS if i != intent])
+
     def private(self, language: str) -> str:
         kind = self.rng.choice(list(_PRIVATE))
         lead_en, lead_zh, make = _PRIVATE[kind]
@@ -119,16 +128,14 @@ class _Planted:
         """Two right labels against a wrong one; and requests with one label each way, which nobody can settle."""
         found = []
         for row in self.rng.sample(clean, round(len(clean) * CONFLICT_SHARE)):
-            wrong = self.rng.choice([i for i in INTENTS if i != row["intent"]])
             copies = [self.fields(language, row["text"], row["intent"]) for _ in range(2)]
-            found += [*copies, self.fields(language, row["text"], wrong)]
+            found += [*copies, self.fields(language, row["text"], self.other(row["intent"]))]
             self.dropped["duplicate"] += 2
             self.dropped["conflicting_label"] += 1
             self.conflicts += 1
         for _ in range(round(len(clean) * CONFLICT_SHARE)):
             row = self.row(language)
-            wrong = self.rng.choice([i for i in INTENTS if i != row["intent"]])
-            found += [row, self.fields(language, row["text"], wrong)]
+            found += [row, self.fields(language, row["text"], self.other(row["intent"]))]
             self.dropped["conflicting_label"] += 2
             self.conflicts += 1
         return found

@@ -31,6 +31,7 @@ def test_demo_corpus_every_planted_fault_is_found(project):
     assert {Path(s["path"]).name: s["rows"] for s in made.meta["sources"]} == planted["files"]
     assert made.meta["rows_in"] == made.meta["rows"] + len(project.rejected(made))
     assert set(made.meta["languages"]) == {"en", "zh"}
+    assert len(planted["mislabelled"]) == 18
     texts = " ".join(r["input"] for r in project.rows(made))
     assert "example.com" not in texts and "203.0.113" not in texts and "[EMAIL]" in texts
 

@@ -70,7 +70,12 @@ class Local:
         threads = str(job.cpus)
         # Threads that spin while they wait starve each other on a busy machine: passive ones trained 14 times as fast
         # on two cores at load 14.
-        env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+        env = {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         with (scratch / "log.txt").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "longrein.core.worker", str(scratch)],

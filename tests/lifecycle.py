@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import longrein
 from longrein.control.loop import News
 from longrein.workspace import Workspace
+
+Driver = Callable[..., "subprocess.Popen[str]"]  # of tests/flows: apply in a process of its own
 
 TRAINER = '''
 """A trainer that learns nothing, in no time: its models are right as often as they are told to be."""

@@ -88,7 +88,9 @@ class Loop:
             self.watch(News("start", one.step.id, start))
             outputs = self._finished(scratch) if claim.attempts > 1 else []
             usage: dict[str, float] = {}
-            if not outputs:
+            if outputs:
+                self._absorb(one, claim, Tail(scratch / "events.jsonl"))
+            else:
                 usage = self._light(job, scratch) if one.step.light else self._process(spec, one, claim, job, scratch)
                 outputs = self._finished(scratch)
             asset = self._record(spec, one, claim, outputs, usage)

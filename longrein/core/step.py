@@ -71,7 +71,8 @@ class Context:
         self.outputs: list[Output] = []
         scratch.mkdir(parents=True, exist_ok=True)
         self._events = (scratch / "events.jsonl").open("a", encoding="utf-8")
-        if self._events.tell():
+        self._starts_over = self._events.tell() > 0  # until it says that it resumes
+        if self._starts_over:
             self._events.write("\n")  # the attempt before may have been cut off within a line
 
     def path(self, role: str) -> Path:
@@ -83,7 +84,9 @@ class Context:
         self._say({"type": "progress", "done": done, "total": total, "unit": unit, "fields": fields})
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
-        """Log metrics on the step's run."""
+        """Log metrics on the step's run. Those of an earlier attempt go, unless this one said that it resumes."""
+        if self._starts_over:
+            self.resumed(-1)
         self._say({"type": "metrics", "values": values, "step": step})
 
     def params(self, values: dict[str, Any]) -> None:
@@ -95,6 +98,7 @@ class Context:
 
     def resumed(self, step: int) -> None:
         """Say that work goes on from `step` of an earlier attempt: later metrics of that attempt are dropped."""
+        self._starts_over = False
         self._say({"type": "resumed", "step": step})
 
     def put(self, kind: str, name: str, path: Path, meta: dict[str, Any]) -> Output:

@@ -46,7 +46,8 @@ def test_it_puts_one_hugging_face_folder(made: tuple[str, Context]) -> None:
 
 def test_it_tells_how_it_goes(made: tuple[str, Context]) -> None:
     _, context = made
-    events = [json.loads(line) for line in (context.scratch / "events.jsonl").read_text("utf-8").splitlines()]
+    lines = (context.scratch / "events.jsonl").read_text("utf-8").splitlines()
+    events = [json.loads(line) for line in lines if line]
     assert {"progress", "metrics", "params"} <= {e["type"] for e in events}
     last = [e for e in events if e["type"] == "progress"][-1]
     assert last["done"] == last["total"] > 0

@@ -65,15 +65,20 @@ def context(folder: Path, config: dict[str, Any], scratch: str = "work", **input
     return Context(job(folder, config, **inputs), folder / scratch)
 
 
-def events(scratch: Path, kind: str) -> list[dict[str, Any]]:
+def said(scratch: Path) -> list[dict[str, Any]]:
+    """All events of a step; each attempt begins on a line of its own."""
     lines = (scratch / "events.jsonl").read_text("utf-8").splitlines()
-    return [e for e in map(json.loads, lines) if e["type"] == kind]
+    return [json.loads(line) for line in lines if line]
+
+
+def events(scratch: Path, kind: str) -> list[dict[str, Any]]:
+    return [e for e in said(scratch) if e["type"] == kind]
 
 
 def curve(scratch: Path) -> list[tuple[int, dict[str, float]]]:
     """The metrics as the loop keeps them: what an attempt logged beyond where the next one went on is dropped."""
     kept: list[tuple[int, dict[str, float]]] = []
-    for event in map(json.loads, (scratch / "events.jsonl").read_text("utf-8").splitlines()):
+    for event in said(scratch):
         if event["type"] == "resumed":
             kept = [(step, values) for step, values in kept if step <= event["step"]]
         if event["type"] == "metrics":

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
@@ -28,37 +28,49 @@ from longrein.plugins.trainer._torch.text import conversation, load_tokenizer, t
 
 VERSION = 1
 disable_progress_bar()  # progress is the context's
-FINE_TUNING = {"full": 2e-5, "lora": 2e-4}  # peak learning rates of a pretrained base
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`options:` of a model with the trainer torch."""
 
     device: str = "auto"  # cuda where there is one, else cpu
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0)] | None = None  # of matrices
     clip: Annotated[float, Meta(gt=0)] = 1.0  # of the gradient's norm
     lora_rank: Annotated[int, Meta(ge=1)] = 16
     lora_alpha: Annotated[int, Meta(ge=1)] = 32
 
 
+class Chosen(NamedTuple):
+    """What stands for the recipe's `None`."""
+
+    optimizer: str
+    learning_rate: float  # the peak
+    weight_decay: float
+
+    @classmethod
+    def of(cls, recipe: Recipe, options: Options) -> "Chosen":
+        if recipe.base is None:  # a small model from scratch on little data wants much decay: examples/clinc150
+            default = cls("muon", models.SIZES[recipe.size].learning_rate, 0.4)
+        else:
+            default = cls("adamw", {"full": 2e-5, "lora": 2e-4}[recipe.method], 0.01)
+        decay = default.weight_decay if options.weight_decay is None else options.weight_decay
+        return cls(recipe.optimizer or default.optimizer, recipe.learning_rate or default.learning_rate, decay)
+
+
 class TorchTrainer:
     def train(self, context: Context, recipe: Recipe) -> None:
-        options = _options(recipe.options)
-        _check(recipe)
+        options = _options(recipe)
         torch.set_num_threads(context.cpus)
-        system = system_message(context)
-        table = Table(context)
-        size = models.SIZES[recipe.size]
-        tokenizer = tokenizer_for(recipe, context.project, table.texts("train"), size.vocabulary)
+        table, system = Table(context), system_message(context)
+        vocabulary = models.SIZES[recipe.size].vocabulary
+        tokenizer = tokenizer_for(recipe, context.project, table.texts("train"), vocabulary)
         data = _encode(context, table, tokenizer, recipe, system)
         device = models.device_for(options.device)
         model = _model(context, recipe, options, tokenizer).to(device)
-        pretrained = recipe.base is not None
-        kind = recipe.optimizer or ("adamw" if pretrained else "muon")
-        rate = recipe.learning_rate or (FINE_TUNING[recipe.method] if pretrained else size.learning_rate)
+        chosen = Chosen.of(recipe, options)
         loop = Loop(
             model,
-            optimizers_for(model, kind, rate, options.weight_decay),
+            optimizers_for(model, *chosen),
             data,
             recipe,
             context,
@@ -67,25 +79,15 @@ class TorchTrainer:
             pad=tokenizer.pad_token_id,
             clip=options.clip,
         )
-        parameters = sum(p.numel() for p in model.parameters())
-        trained = sum(p.numel() for p in loop.trainable.values())
-        context.params(
-            {
-                **{k: v for k, v in msgspec.structs.asdict(recipe).items() if v is not None and k != "options"},
-                **recipe.options,
-                "optimizer": kind,
-                "learning_rate": rate,
-                "parameters": parameters,
-                "trained_parameters": trained,
-                "steps": loop.steps,
-                "device": str(device),
-            }
-        )
+        counts = {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "trained_parameters": sum(p.numel() for p in loop.trainable.values()),
+        }
+        given = {k: v for k, v in msgspec.structs.asdict(recipe).items() if v is not None and k != "options"}
+        context.params(given | recipe.options | chosen._asdict() | counts | {"device": device, "steps": loop.steps})
         state = loop.run()
-        meta = {
-            "parameters": parameters,
-            "trained_parameters": trained,
-            "architecture": model.config.architectures[0] if model.config.architectures else type(model).__name__,
+        meta = counts | {
+            "architecture": model.config.architectures[0],
             "vocabulary": len(tokenizer),
             "epochs": state.epoch,
             "best_epoch": state.best_epoch or state.epoch,
@@ -178,16 +180,11 @@ def _model(context: Context, recipe: Recipe, options: Options, tokenizer: PreTra
     return models.with_lora(model, options.lora_rank, options.lora_alpha, recipe.seed) if lora else model
 
 
-def _check(recipe: Recipe) -> None:
+def _options(recipe: Recipe) -> Options:
     if recipe.method == "lora" and recipe.base is None:
-        raise Error(
-            "invalid", "method: lora needs a base model to adapt", "give base: the path of a Hugging Face folder"
-        )
-
-
-def _options(given: dict[str, Any]) -> Options:
+        raise Error("invalid", "method: lora needs a base model to adapt", "give base: a local Hugging Face folder")
     try:
-        return msgspec.convert(given, Options)
+        return msgspec.convert(recipe.options, Options)
     except msgspec.ValidationError as error:
         known = ", ".join(Options.__struct_fields__)
         raise Error("invalid", f"options of the trainer torch: {error}", f"it knows {known}") from error

@@ -15,7 +15,7 @@ from longrein.plugins.trainer._torch.model import Scored
 from longrein.plugins.trainer._torch.rows import batches
 from longrein.plugins.trainer._torch.text import conversation, encode_talks
 
-CHUNK_ROWS = 4000
+CHUNK_ROWS = 1000
 SCORE_TOKENS = 1024  # of a batch that is only scored
 DECODE_ROWS = 64
 

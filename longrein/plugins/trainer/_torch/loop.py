@@ -84,10 +84,9 @@ class Loop:
         return batches(self.train.lengths, self.recipe.batch_tokens, rng)
 
     def _epoch(self) -> None:
-        state = self.state
-        for index in self._plan(state.epoch)[state.batch :]:
-            if state.step == self.steps:
-                return
+        state, plan = self.state, self._plan(self.state.epoch)
+        while state.batch < len(plan) and state.step < self.steps:
+            index = plan[state.batch]
             batch = collate(self.train, index, self.pad, self.recipe.prompt_loss_weight)
             loss = self._update(batch)
             if not math.isfinite(loss):
@@ -97,7 +96,8 @@ class Loop:
             if state.step % self.logged_every == 0 or state.step == self.steps:
                 self.context.metrics({"loss": loss}, state.step)
             self._report(loss)
-            if time.monotonic() - self._saved >= self.recipe.checkpoint_s:
+            ended = state.batch == len(plan) or state.step == self.steps  # the epoch: it is saved after its validation
+            if not ended and time.monotonic() - self._saved >= self.recipe.checkpoint_s:
                 self._save()
 
     def _update(self, batch: Batch) -> float:

@@ -59,6 +59,7 @@ def from_scratch(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrain
     )
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    config.architectures = [type(model).__name__]
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )

@@ -65,18 +65,20 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def optimizers_for(model: PreTrainedModel, kind: str, lr: float, weight_decay: float) -> list[Optimizer]:
-    """AdamW alone, or Muon for the matrices inside the layers and AdamW for embeddings, head and vectors."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    """AdamW alone, or Muon for the matrices inside the layers and AdamW for the rest. Only matrices decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     head = model.get_output_embeddings()
     tables |= {id(head.weight)} if head is not None else set()
-    inner = [p for _, p in named if kind == "muon" and p.ndim == 2 and id(p) not in tables]
-    chosen = {id(p) for p in inner}
-    rest = [p for _, p in named if id(p) not in chosen]
+    inner = [p for p in trained if kind == "muon" and p.ndim == 2 and id(p) not in tables]
+    muon = {id(p) for p in inner}
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1 and id(p) not in muon], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+    ]
     made: list[Optimizer] = [Muon(inner, lr, weight_decay=weight_decay)] if inner else []
-    if rest:
-        made.append(AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True))
-    return made
+    groups = [group for group in groups if group["params"]]
+    return [*made, AdamW(groups, lr, betas=(0.9, 0.95), fused=True)] if groups else made
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

@@ -1,5 +1,9 @@
 """What happened in the demo: the facts from the ledger, and a short story of them in English or Chinese."""
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +12,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).parent / "project" / "longrein.yaml"
 MARK = "# Longrein's demo"  # how a folder is known to be one
-QUESTIONS = {"en": "hi, my parcel has not moved for a week, where is it?", "zh": "你好，我的包裹一周没动了，到哪儿了？"}
+QUESTIONS = {"en": "hi, my parcel has not moved for a week, where is it?", "zh": "包裹一周没动静了，怎么还没到？"}
 
 # What a reason for dropping a row is called in Chinese.
 REASONS = {
@@ -22,7 +26,8 @@ What happened
 
  1 data      {rows_in:,} raw rows came in, {rows:,} are kept ({languages}); dropped: {dropped}.
              Personal data masked: {pii}. Every dropped row is kept aside with its reason: {dataset}.
- 2 training  {parameters:,} parameters from scratch in {train_took}: loss {loss:.3f}, unseen rows {validation_loss:.3f}: {model}.
+ 2 training  {parameters:,} parameters from scratch in {train_took}: {model}.
+             Its loss is {loss:.3f}, on rows it did not see {validation_loss:.3f}.
  3 score     exact match {score:.1%} on {tested:,} test rows, 95 % interval {low:.1%} to {high:.1%}.
  4 gate      {gate}: {verdict}
  5 release   {release} (digest {digest}) binds model, tokenizer, prompt and engine; endpoint "support" serves it.
@@ -32,12 +37,13 @@ What happened
 {neighbours}
  8 cost      {cost} for all of it, at $0.10 an hour ({wall} of computing).
 
-Try next, in {folder}
+Try next
+  {go}
+  longrein up                                           serve it, and apply what changes; Ctrl-C stops
   longrein why {id}
   longrein lineage release:support --svg lineage.svg    the way here as a picture
   longrein audit verify                                 the trail of who did what, unbroken
-  change `epochs` or a word of the prompt in longrein.yaml, then: longrein plan
-  longrein up                                           serve it, and apply what changes"""
+  change `epochs` or a word of the prompt in longrein.yaml, then: longrein plan"""
 
 CHINESE = """\
 发生了什么
@@ -54,12 +60,13 @@ CHINESE = """\
 {neighbours}
  8 成本  全程 {cost}，按每小时 $0.10 计（计算用时 {wall}）。
 
-接下来可以试试（在 {folder} 里）
+接下来可以试试
+  {go}
+  longrein up                                           持续提供服务，改了什么就应用什么；Ctrl-C 停止
   longrein why {id}
   longrein lineage release:support --svg lineage.svg    把来龙去脉画成图
   longrein audit verify                                 校验审计记录没有被改过
-  改一改 longrein.yaml 里的 epochs 或提示词，然后：longrein plan
-  longrein up                                           持续提供服务，改了什么就应用什么"""
+  改一改 longrein.yaml 里的 epochs 或提示词，然后：longrein plan"""
 
 
 def facts(workspace: "Workspace", request_id: str) -> dict[str, Any]:
@@ -108,8 +115,16 @@ def tell(f: dict[str, Any], language: str) -> str:
         release=f["release"]["ref"], digest=f["release"]["digest"][:12],
         question=request["input"], answer=request["output"], total_ms=request["total_ms"], id=request["id"],
         neighbours="\n".join(f"{pad}{r['source']}:{r['line']}  {r['input'][:60]} ⇒ {r['output']}" for r in f["rows"]),
-        cost=f"${f['cost_usd']:.4f}", wall=_took(f["wall_s"]), folder=f["folder"],
+        cost=f"${f['cost_usd']:.4f}", wall=_took(f["wall_s"]), go=_go(f["folder"]),
     )  # fmt: skip
+
+
+def _go(folder: str) -> str:
+    """How to stand where the commands work: the folder, and the program on the PATH."""
+    here = shlex.quote(os.path.relpath(folder))
+    program = Path(sys.argv[0]).absolute().parent
+    found = shutil.which("longrein")
+    return f"cd {here}" if found else f"export PATH={shlex.quote(str(program))}:$PATH; cd {here}"
 
 
 def _took(seconds: float | None) -> str:

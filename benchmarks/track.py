@@ -60,11 +60,7 @@ def main() -> None:
     if args.serve:
         serve(int(args.serve[0]), Path(args.serve[1]))
         return
-    results = {
-        "longrein": measure(longrein_command, args.singles, args.batches, args.repeats),
-        "mlflow": measure(mlflow_command, max(100, args.singles // 10), max(3, args.batches // 4), args.repeats),
-    }
-    report(results)
+    report(compare(args.singles, args.batches, args.repeats))
 
 
 def longrein_command(port: int, folder: Path) -> list[str]:
@@ -81,19 +77,26 @@ def mlflow_command(port: int, folder: Path) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *store]
 
 
-def measure(command: Callable[[int, Path], list[str]], singles: int, batches: int, repeats: int) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
-    starts = []
+def compare(singles: int, batches: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Medians of `repeats` rounds. Both servers are up at once and take turns, so that a noisy machine is fair."""
+    commands = {"longrein": longrein_command, "mlflow": mlflow_command}
+    found: dict[str, dict[str, list[float]]] = {side: {} for side in commands}
     for _ in range(repeats):  # start-up from nothing each time, the database included
-        with launched(command) as (_, _, took):
-            starts.append(took)
-    with launched(command) as (port, process, _):
-        memory = {"memory after start": pss_mib(process)}
+        for side, command in commands.items():
+            with launched(command) as (_, _, took):
+                found[side].setdefault("start-up", []).append(took)
+    with launched(longrein_command) as ours, launched(mlflow_command) as theirs:
+        servers = {"longrein": ours, "mlflow": theirs}
+        for side, (_, process, _) in servers.items():
+            found[side]["memory after start"] = [pss_mib(process)]
         for _ in range(repeats):
-            for name, rate in rates(port, singles, batches).items():
-                found.setdefault(name, []).append(rate)
-        memory["memory after load"] = pss_mib(process)
-    return {name: statistics.median(v) for name, v in found.items()} | {"start-up": statistics.median(starts)} | memory
+            for side, (port, _, _) in servers.items():
+                less = 1 if side == "longrein" else 10
+                for name, rate in rates(port, max(80, singles // less), max(3, batches // less)).items():
+                    found[side].setdefault(name, []).append(rate)
+        for side, (_, process, _) in servers.items():
+            found[side]["memory after load"] = [pss_mib(process)]
+    return {side: {name: statistics.median(v) for name, v in values.items()} for side, values in found.items()}
 
 
 def rates(port: int, singles: int, batches: int) -> dict[str, float]:
@@ -123,7 +126,7 @@ def rates(port: int, singles: int, batches: int) -> dict[str, float]:
             thread.join()
 
     client = MlflowClient(f"http://127.0.0.1:{port}")
-    through = max(50, singles // 4)
+    through = max(40, singles // 4)
 
     def one_by_one() -> None:
         for step in range(through):

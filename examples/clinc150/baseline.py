@@ -7,10 +7,11 @@ import json
 import time
 from pathlib import Path
 
-from longrein.models.score import proportion
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
+
+from longrein.models.score import proportion
 
 
 def main() -> None:

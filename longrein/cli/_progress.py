@@ -109,10 +109,12 @@ class Bars(Lines):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
+        from longrein.cli.main import visible
+
         columns = (TextColumn("  {task.description}"), BarColumn(bar_width=28), TextColumn("{task.fields[told]}"))
         console = Console(stderr=True, highlight=False)
         self._bars, self._bar = Progress(*columns, console=console, transient=True), None
-        self.say = lambda text: console.print(text, markup=False, soft_wrap=True)
+        self.say = lambda text: console.print(visible(text), markup=False, soft_wrap=True)
         self._bars.start()
         return self
 

@@ -1,6 +1,8 @@
 """The command line: each verb is a file of this folder, imported only when it is typed."""
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 PROGRAM = "longrein"
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # The order of the help: how a project goes through its life. A verb that stands nowhere here comes last.
 ORDER = [
     "demo", "init", "plan", "apply", "up", "serve", "ask", "status", "ls", "show", "diff", "lineage", "why", "run",
@@ -42,7 +45,7 @@ class Session:
     def show(self, data: Any, text: str = "") -> None:
         """The answer, on stdout: `data` as JSON when asked for, else `text` for people."""
         if not self.json:
-            click.echo(text)
+            click.echo(visible(text))
             return
         import msgspec
 
@@ -52,7 +55,7 @@ class Session:
     def say(self, text: str) -> None:
         """What happens on the way, on stderr."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(visible(text), err=True)
 
 
 class Verbs(click.Group):
@@ -166,15 +169,22 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def complain(error: Error) -> int:
     """Print an error; returns its exit status."""
     red = click.style("error:", fg="red", bold=True) if _color() is not False and sys.stderr.isatty() else "error:"
-    click.echo(f"{red} {error.message}", err=True)
+    click.echo(f"{red} {visible(error.message)}", err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        click.echo(f"hint: {visible(error.hint)}", err=True)
     return error.exit_code
+
+
+def visible(text: str) -> str:
+    """Text that may come from data or a model: control characters, which could steer a terminal, are shown escaped."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _as_error(error: Exception) -> Error:
     if isinstance(error, Error):
         return error
+    if isinstance(error, OSError) and error.filename and error.errno != errno.ENOSPC:
+        return Error("invalid", f"{error.filename}: {error.strerror}", "check the path, and who may use it")
     if os.environ.get("LONGREIN_DEBUG"):
         raise error
     from longrein.core.worker import as_error

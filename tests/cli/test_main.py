@@ -126,6 +126,21 @@ def test_a_defect_is_one_sentence(call: Call, words: Path, monkeypatch: pytest.M
     assert done.err.startswith("error: ZeroDivisionError: division by zero") and "LONGREIN_DEBUG=1" in done.err
 
 
+def test_a_path_that_cannot_be_written(call: Call, words: Path) -> None:
+    call("apply", "-C", words)
+    done = call("lineage", "prompt:greet", "--svg", words / "no" / "x.svg", "-C", words)
+    assert done.code == 2 and done.err.startswith(f"error: {words}/no/x.svg: No such file")
+
+
+def test_data_cannot_steer_the_terminal(call: Call, words: Path) -> None:
+    system = json.dumps("before\x1b]0;title\x07\x9b31m after")
+    (words / "longrein.yaml").write_text(f"project: words\nprompts:\n  greet: {{system: {system}}}\n")
+    call("apply", "-C", words)
+    shown = call("show", "prompt:greet", "-C", words).out
+    assert "before\\x1b]0;title\\x07\\x9b31m after" in shown
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown + call("ls", "events", "-C", words).out)
+
+
 def test_interrupted_is_130(words: Path) -> None:
     """SIGINT while a step runs: the step's process ends too, and the next apply finishes the work."""
     (words / "plugins" / "trainer").mkdir(parents=True)

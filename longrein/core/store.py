@@ -55,7 +55,10 @@ class Store:
         return path
 
     def holds(self, uri: str) -> bool:
-        return (self.root / uri.partition("?")[0]).exists()
+        try:
+            return self.path(uri).exists()
+        except Error:
+            return False
 
     def verify(self, uri: str, expected: str) -> Path:
         """`path`, after checking that the bytes still have the digest they were stored under.

@@ -36,7 +36,9 @@ def test_a_logged_model_is_an_asset_with_its_run_and_data_in_its_lineage(world, 
     data = mlflow.data.from_pandas(pd.DataFrame({"x": [1.0, 2.0]}), name="org/tickets")
     with mlflow.start_run() as run:
         mlflow.log_input(data, context="training", tags={"k": "v"})
-        info = mlflow.sklearn.log_model(line, name="line", pip_requirements=["scikit-learn"], step=5)
+        info = mlflow.sklearn.log_model(
+            line, name="line", pip_requirements=["scikit-learn"], step=5, serialization_format="cloudpickle"
+        )  # the default, skops, imports all of scikit-learn and torch
         mlflow.log_metric("acc", 0.9, model_id=info.model_id, dataset=data)
     found = mlflow.get_logged_model(info.model_id)
     assert (found.name, found.status, found.source_run_id) == ("line", LoggedModelStatus.READY, run.info.run_id)

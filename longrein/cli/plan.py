@@ -10,6 +10,7 @@ from longrein.cli.main import Session
 if TYPE_CHECKING:
     from longrein.control.plan import Deployment, Plan, Planned
 
+STATES = {"blocked": ", blocked", "waiting": ", waiting for a person"}
 WORDS = {"ready": "run", "after": "then", "running": "busy", "failed": "retry", "done": "keep"}
 
 
@@ -51,7 +52,8 @@ def _lines(d: "Deployment") -> list[str]:
         lines = [f"endpoint {d.endpoint} serves {d.serving.ref}" if d.serving else ""]
     else:
         now = d.serving.ref if d.serving else "nothing yet"
-        lines = [f"endpoint {d.endpoint} serves {now}; wanted: {d.release.ref if d.release else 'a new release'}"]
+        wanted = d.release.ref if d.release else "a new release"
+        lines = [f"endpoint {d.endpoint} serves {now}; wanted: {wanted}{STATES.get(d.status, '')}"]
     lines += [f"  gate {name}: {state}" for name, state in d.gates.items()]
     if d.status == "held":
         lines.append("  it was rolled back from: longrein promote brings it back")
@@ -67,6 +69,8 @@ def _sum(plan: "Plan", usd_per_hour: float) -> str:
         return "nothing to do"
     todo = [p for p in plan.steps if p.status != "done"]
     known = [p.last_wall_s for p in todo if p.last_wall_s is not None]
+    if not todo:
+        return "nothing to run; a release to judge or to put into production: longrein apply"
     told = f"{len(todo)} of {len(plan.steps)} steps to run"
     if known:
         cost = f" and {_text.money(sum(known) / 3600 * usd_per_hour)}" if usd_per_hour else ""

@@ -52,6 +52,7 @@ def test_a_gate_blocks_with_status_5(call: Call, applied: Path) -> None:
     refused = call("promote", "release:support@2", "-C", applied)
     assert refused.code == 5 and "gate 'quality'" in refused.err
     assert "failed" in call("show", "release:support@2", "-C", applied).out
+    assert "wanted: release:support@2, blocked" in call("plan", "-C", applied).out
     assert call("status", "--json", "-C", applied).data["endpoints"][0]["status"] == "blocked"
 
 
@@ -74,11 +75,20 @@ def test_a_person_says_yes(call: Call, applied: Path) -> None:
     edit(applied, "seed: 1", "seed: 2")
     done = call("apply", "-C", applied)
     assert done.code == 0 and "waits for a person: longrein promote release:support@2 --approve" in done.out
+    assert "waiting for a person" in call("plan", "-C", applied).out
     assert call("promote", "release:support@2", "-C", applied).code == 5
     done = call("promote", "release:support@2", "--approve", "--reason", "看过了", "-C", applied)
     assert (done.code, done.out) == (0, "release:support@prod is release:support@2 now\n")
     assert "看过了" in call("why", "release:support@2", "-C", applied).out
     assert "看过了" in call("audit", "log", "-C", applied).out
+
+
+def test_a_changed_gate_judges_again(call: Call, applied: Path) -> None:
+    edit(applied, "min: 0.6", "min: 0.5")
+    assert "nothing to run; a release to judge" in call("plan", "-C", applied).out
+    done = call("apply", "-C", applied)
+    assert done.code == 0 and "✓ gate quality passed for release:support@1" in done.err
+    assert "nothing to do" in call("plan", "-C", applied).out
 
 
 def test_rollback_and_back(call: Call, applied: Path) -> None:

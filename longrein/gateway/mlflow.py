@@ -1,6 +1,7 @@
 """MLflow's REST API over the ledger: `MLFLOW_TRACKING_URI=http://…` and existing training code works unchanged."""
 
 import json
+import logging
 import os
 import re
 import typing
@@ -22,6 +23,7 @@ from longrein.models.track.artifacts import Artifacts
 from longrein.models.track.call import Call
 from longrein.models.track.writer import Writer
 
+_log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -156,7 +158,7 @@ class Api:
             else:
                 answer = await run_in_threadpool(endpoint.function, call, request)
         except Exception as error:  # noqa: BLE001 — the edge: whatever it was becomes MLflow's error
-            await _refuse(send, as_error(error))
+            await _refuse(send, error)
             return
         await _reply(send, 200, answer)
 
@@ -207,7 +209,7 @@ class Files:
             else:
                 raise _Unknown(f"{method} {name}")
         except Exception as error:  # noqa: BLE001 — the edge: whatever it was becomes MLflow's error
-            await _refuse(send, as_error(error))
+            await _refuse(send, error)
             return
         await _reply(send, 200, answer)
 
@@ -329,7 +331,10 @@ async def _body(receive: Receive, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _refuse(send: Send, error: Error) -> None:
+async def _refuse(send: Send, reason: Exception) -> None:
+    error = as_error(reason)
+    if error is not reason:
+        _log.error("%s", error.message, exc_info=reason)  # a fault of ours: people see its one line, the log all of it
     code, status = CODES.get(error.code, ("INTERNAL_ERROR", error.http_status))
     if isinstance(error, _Unknown):
         code = "ENDPOINT_NOT_FOUND"

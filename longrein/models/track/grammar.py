@@ -10,6 +10,7 @@ from longrein.core.errors import Error, nearest
 NUMERIC = frozenset({">", ">=", "!=", "=", "<", "<="})
 TEXT = frozenset({"!=", "=", "LIKE", "ILIKE"})
 LIST = frozenset({"IN", "NOT IN"})
+MOST, MOST_LISTED = 100, 10_000  # far beyond what people write, and within what databases take in one statement
 NULL = frozenset({"IS NULL", "IS NOT NULL"})
 
 _TOKEN = re.compile(
@@ -121,6 +122,8 @@ def parse_filter(text: str, scope: Scope) -> list[Clause]:
         clauses.append(_clause(tokens, scope))
     if tokens.peek().kind != "end":
         raise tokens.error("expected AND or the end")
+    if len(clauses) > MOST or any(isinstance(c.value, tuple) and len(c.value) > MOST_LISTED for c in clauses):
+        raise Error("invalid", f"a filter may have at most {MOST} clauses, and lists of {MOST_LISTED} values")
     return clauses
 
 

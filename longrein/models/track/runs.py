@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from longrein.core.errors import Error
 from longrein.core.ledger import now_ms
-from longrein.core.ledger.runs import new_id, this_machine
+from longrein.core.ledger.runs import new_id
 from longrein.core.ledger.schema import latest_metrics, metrics, params, runs, tags
 from longrein.models.track import experiments, inputs, limits, logged, points
 from longrein.models.track.artifacts import local_name
@@ -35,6 +35,7 @@ from longrein.models.track.query import Target
 STATUSES = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
 RUN_NAME = "mlflow.runName"
 HISTORY_PAGE, HISTORY_RUNS = 25_000, 100
+MOST_EXPERIMENTS = 30_000  # SQLite takes 32,766 values in one statement
 _TARGET = Target(
     RUNS,
     runs.c.id,
@@ -160,7 +161,7 @@ def create(call: Call, request: Create) -> Json:
         connection.execute(
             runs.insert().values(
                 id=run_id, experiment_id=experiment.id, name=name, status="RUNNING", actor=actor, config={},
-                environment=this_machine() | {"logged_by": "mlflow"}, started_ms=request.start_time or now_ms(),
+                environment={"logged by": "an MLflow client"}, started_ms=request.start_time or now_ms(),
                 artifact_uri=f"{experiments.location(experiment)}/{run_id}/artifacts",
             )
         )  # fmt: skip
@@ -176,6 +177,8 @@ def get(call: Call, request: ById) -> Json:
 
 def search(call: Call, request: Search) -> Json:
     limit, offset = check_limit(request.max_results, 50_000), offset_of(request.page_token)
+    if len(request.experiment_ids) > MOST_EXPERIMENTS:
+        raise Error("invalid", f"a search may name at most {MOST_EXPERIMENTS} experiments", "name fewer")
     if bad := [e for e in request.experiment_ids if not (e.isascii() and e.isdigit() and len(e) < 19)]:
         raise Error("invalid", f"Invalid experiment ID '{bad[0][:100]}'. Experiment ID must be a valid integer.")
     query = (

@@ -86,6 +86,17 @@ def test_orders():
             parse_order(wrong, RUNS)
 
 
+def test_a_filter_has_an_end():
+    clauses = ["metrics.m > 1"] * 100
+    assert len(parse_filter(" AND ".join(clauses), RUNS)) == 100
+    for text in (
+        " AND ".join([*clauses, "metrics.m > 1"]),
+        f"run_id IN ({','.join(['0'.join(chr(39) * 2)] * 10_001)})",
+    ):
+        with pytest.raises(Error, match="at most"):
+            parse_filter(text, RUNS)
+
+
 @given(st.text(max_size=60))
 def test_no_text_breaks_the_parser(text):
     for scope in (RUNS, EXPERIMENTS, MODELS, VERSIONS, LOGGED):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -11,6 +11,8 @@ from longrein.core.ledger.database import Database, now_ms
 from longrein.core.ledger.events import Events
 from longrein.core.ledger.schema import aliases, assets, edges, names
 from longrein.core.ref import Ref, check_name
+
+T = TypeVar("T", int, str)
 
 
 @dataclass(frozen=True)
@@ -215,24 +217,28 @@ class Assets:
         )
         with self.db.read() as connection:
             ids: Sequence[int] = connection.scalars(sa.select(reach.c.id).limit(limit)).all()
-        found = self._edges_among(set(ids), near, far)
+        found = self._edges_among(set(ids))
         order = {id_: i for i, id_ in enumerate(ids)}
         return Lineage(
             sorted(self._many(set(ids)), key=lambda a: order[a.id]), sorted({e.run_id for e in found}), found
         )
 
-    def _edges_among(self, ids: set[int], near: str, far: str) -> list[Edge]:
-        """Edges of the runs that join these assets: each run has one on both sides."""
-        kept = [e for chunk in _chunks(ids) for e in self._edges(edges.c.asset_id.in_(chunk))]
-        sides: dict[str, set[str]] = {}
-        for edge in kept:
-            sides.setdefault(edge.run_id, set()).add(edge.direction)
-        return [e for e in kept if sides[e.run_id] == {near, far} or e.direction == "out"]
+    def _edges_among(self, ids: set[int]) -> list[Edge]:
+        """Edges of the runs that made some of these assets: what they made, and what of these they read."""
+        made = [e for some in _chunks(ids) for e in self._edges(edges.c.asset_id.in_(some), edges.c.direction == "out")]
+        read = [
+            e
+            for some in _chunks({e.run_id for e in made})
+            for e in self._edges(edges.c.run_id.in_(some), edges.c.direction == "in")
+            if e.asset_id in ids
+        ]
+        return sorted([*made, *read], key=lambda e: (e.run_id, e.direction, e.asset_id))
 
     def _edges(self, *where: Any) -> list[Edge]:
+        columns = (edges.c.run_id, edges.c.asset_id, edges.c.direction, edges.c.role)
         with self.db.read() as connection:
-            rows = connection.execute(sa.select(edges).where(*where).order_by(edges.c.run_id, edges.c.direction)).all()
-        return [Edge(r.run_id, r.asset_id, r.direction, r.role) for r in rows]
+            rows = connection.execute(sa.select(*columns).where(*where).order_by(edges.c.run_id, edges.c.direction))
+            return [Edge(run, asset, direction, role) for run, asset, direction, role in rows]
 
     def _many(self, ids: set[int]) -> list[Asset]:
         with self.db.read() as connection:
@@ -243,7 +249,7 @@ class Assets:
             ]
 
 
-def _chunks(ids: Iterable[int], size: int = 500) -> "Iterable[list[int]]":
+def _chunks(ids: Iterable[T], size: int = 500) -> Iterable[list[T]]:
     ordered = sorted(ids)
     return (ordered[i : i + size] for i in range(0, len(ordered), size))
 

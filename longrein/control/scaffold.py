@@ -152,6 +152,17 @@ def _first_try(guess: "Guess") -> str:
     return f"    max_steps: {FIRST_TOKENS // 1024}  # a first try of minutes; {whole}\n"
 
 
+def _rare(guess: "Guess", share: float) -> str:
+    """Where one answer is most of the data, exact match hides the rare ones: the mean over classes does not."""
+    if share <= 0.5 or len(guess.labels) > 50 or guess.rows < 1000:
+        return ""
+    alone = 2 * share / (1 + share) / len(guess.labels)
+    floor = int(alone * 100 + 1) / 100
+    return (
+        f"      macro_f1: {{min: {floor}}}  # the mean over all answers, rare ones too; that would reach {alone:.3f}\n"
+    )
+
+
 def _gate(guess: "Guess") -> str:
     if guess.labels:
         label, share = guess.labels[0]
@@ -160,5 +171,5 @@ def _gate(guess: "Guess") -> str:
         return (
             f"      exact_match: {{min: {floor}, max_drop: 0.02}}  # always answering {shown} would reach {share:.3f}; "
             "raise it to what you need\n"
-        )
+        ) + _rare(guess, share)
     return "      perplexity: {max_rise: 0.5}  # against the version in production; set `max` to what you need\n"

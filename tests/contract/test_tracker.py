@@ -107,6 +107,13 @@ def test_a_server_that_is_not_there(run):
         assert error.value.code == code
 
 
+def test_wandb_does_not_stop_and_ask_for_a_key(run, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(Error, match="WANDB_API_KEY is not set"):
+        mirror(*run, "wandb", {})
+
+
 def _read_mlflow(uri: str) -> dict[str, Any]:
     from mlflow import MlflowClient
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class WandB:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.config = msgspec.convert(dict(options), Config)
+        if self.config.mode == "online" and not os.environ.get("WANDB_API_KEY"):  # wandb itself would stop and ask
+            raise Error("unauthorized", "WANDB_API_KEY is not set", "export WANDB_API_KEY=…, or set mode: offline")
 
     def mirror(self, run: Mapping[str, Any]) -> None:
         """Errors: `unavailable`, with W&B's own words.

@@ -140,7 +140,7 @@ def test_davidson(data: Path) -> None:
     found = guess([data / "davidson" / "labeled_data.csv"])
     assert (found.input, found.output, found.split) == ("tweet", "class", "")
     assert found.labels[0][0] == "1" and 0.75 < found.labels[0][1] < 0.8
-    assert "macro_f1: {min: 0.30}" in scaffold.described("p", "p", ["x.csv"], found)  # one answer is most of it
+    assert "macro_f1: {min: 0.29}" in scaffold.described("p", "p", ["x.csv"], found)  # one answer is most of it
 
 
 def test_clinc150(call: Call, data: Path, tmp_path: Path) -> None:

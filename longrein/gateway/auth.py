@@ -35,7 +35,7 @@ class Door:
             raise Error(
                 "unauthorized",
                 "the API key is wrong or was revoked",
-                "longrein shows this project's key in .longrein/key",
+                "this project's own key lies in .longrein/key; `longrein key create` makes others",
             )
         if needed != "any" and needed not in key.scopes and "admin" not in key.scopes:
             raise Error("forbidden", f"this API key lacks the scope {needed!r}", f"it has: {', '.join(key.scopes)}")

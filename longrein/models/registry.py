@@ -39,7 +39,7 @@ def metrics(ledger: Ledger, asset: Asset) -> dict[str, Any]:
         other
         for run in ledger.assets.readers(asset.id)
         for edge, other in ledger.assets.of_run(run)
-        if edge.direction == "out" and other.kind == "report"
+        if edge.direction == "out" and other.meta.get("subject", {}).get(asset.kind) == asset.digest
     ]
     return dict(max(reports, key=lambda r: r.id).meta.get("metrics", {})) if reports else {}
 

@@ -215,7 +215,9 @@ class RunLog:
         import shutil
         import tempfile
 
-        source, kind_name = Path(path), Ref.parse(ref)
+        source, kind_name = Path(path).resolve(), Ref.parse(ref)
+        if not source.exists():
+            raise Error("not_found", f"there is no {path} to store")
         self.workspace.store.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.workspace.store.root) as folder:
             copy = Path(folder) / source.name

@@ -75,15 +75,15 @@ def test_an_expired_lease_is_taken_over_with_its_run(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("owner", "alive"),
     [
-        (f"{socket.gethostname()}:999999999:1.00", False),  # no such process
-        (f"{socket.gethostname()}:{os.getpid()}:1.00", False),  # another process has its number now
+        ("HOST:999999999:1.00", False),  # no such process
+        ("HOST:PID:1.00", False),  # another process has its number now
         ("elsewhere:1:1.00", True),  # not ours to judge: its lease decides
         ("else:where:1:1.00", True),
     ],
 )
 def test_a_dead_owner_on_this_host_is_noticed_at_once(ledger: Ledger, owner: str, alive: bool) -> None:
     held(ledger)
-    change(ledger, owner=owner)
+    change(ledger, owner=owner.replace("HOST", socket.gethostname()).replace("PID", str(os.getpid())))
     item = ledger.work.get("k")
     assert item and item.live is alive
     assert (claim(ledger) is None) is alive

@@ -153,12 +153,16 @@ def test_the_rate_rises_to_one_and_falls(steps: int, warmup: float) -> None:
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
 
 
-def test_checkpoints_of_another_owner_are_ignored(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, "me").write(1, {"a": 1}, {"w": torch.ones(3)})
+def test_checkpoints_of_another_owner_make_room(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "me").write(9, {"a": 1}, {"w": torch.ones(3)})
     found, notes = Checkpoints(tmp_path, "me").read()
     assert found is not None and found.state == {"a": 1} and notes == []
     assert torch.equal(found.tensors["w"], torch.ones(3))
-    assert Checkpoints(tmp_path, "somebody else").read() == (None, [])
+    other = Checkpoints(tmp_path, "somebody else")
+    assert other.read() == (None, [])
+    for step in (0, 1, 2):  # of theirs, the last two are kept
+        other.write(step, {"step": step}, {})
+    assert sorted(int(p.name[:9]) for p in tmp_path.iterdir()) == [1, 2]
 
 
 def test_sizes_are_what_they_say(tokenizer) -> None:

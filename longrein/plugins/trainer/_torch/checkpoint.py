@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 
 KEPT = 2  # the last one may be damaged
@@ -19,7 +19,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The files `<step>-<checksum>.safetensors` of one folder. `owner` says whose they are: others are ignored."""
+    """The files `<step>-<checksum>.safetensors` of one folder. `owner` says whose they are: only those are read."""
 
     def __init__(self, folder: Path, owner: str) -> None:
         self.folder, self.owner = folder, owner
@@ -44,22 +44,18 @@ class Checkpoints:
             old.unlink()
 
     def read(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole one, and a sentence for each damaged one that was passed over (and removed)."""
+        """The newest whole one, and a sentence for each that is damaged. Damaged ones and another owner's are removed."""
         notes = []
         for file in self._files():
-            data_checksum = hashlib.sha256(file.read_bytes()).hexdigest()[:32]
-            if not file.stem.endswith(data_checksum):
+            if not file.stem.endswith(hashlib.sha256(file.read_bytes()).hexdigest()[:32]):
                 notes.append(f"the checkpoint {file.name} is damaged (its checksum differs): using the one before it")
-                file.unlink()
-                continue
-            try:
+            else:
                 with safe_open(file, "pt") as opened:
                     header = opened.metadata()
                     if header["owner"] == self.owner:
                         tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
                         return Checkpoint(json.loads(header["state"]), tensors), notes
-            except SafetensorError as error:
-                notes.append(f"the checkpoint {file.name} cannot be read ({error}): using the one before it")
+            file.unlink()
         return None, notes
 
     def _files(self) -> list[Path]:

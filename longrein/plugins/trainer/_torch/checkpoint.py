@@ -44,7 +44,7 @@ class Checkpoints:
             old.unlink()
 
     def read(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole one, and a sentence for each that is damaged. Damaged ones and another owner's are removed."""
+        """The newest whole one, and a sentence for each damaged one. Damaged ones and another owner's are removed."""
         notes = []
         for file in self._files():
             if not file.stem.endswith(hashlib.sha256(file.read_bytes()).hexdigest()[:32]):

@@ -199,7 +199,7 @@ def test_a_password_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> N
 
 words = st.sampled_from(
     ["project", "datasets", "models", "gates", "metrics", "sources", "split", "&a", "*a", "<<", ":", " ", "\n", "\n  ",
-     "- ", "[", "]", "{", "}", ",", "'", '"', "|", ">", "!!int", "!!set", "1e999", "0x1", "1:20", "~", "2024-99-99", "="]
+     "- ", "[", "]", "{", "}", ",", "'", '"', "|", ">", "!!int", "!!set", "1e999", "0x1", "1:20", "~", "2024-99-99"]
 )  # fmt: skip
 
 

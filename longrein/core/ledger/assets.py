@@ -237,7 +237,9 @@ class Assets:
     def _edges(self, *where: Any) -> list[Edge]:
         columns = (edges.c.run_id, edges.c.asset_id, edges.c.direction, edges.c.role)
         with self.db.read() as connection:
-            rows = connection.execute(sa.select(*columns).where(*where).order_by(edges.c.run_id, edges.c.direction))
+            rows: Any = connection.execute(
+                sa.select(*columns).where(*where).order_by(edges.c.run_id, edges.c.direction)
+            )
             return [Edge(run, asset, direction, role) for run, asset, direction, role in rows]
 
     def _many(self, ids: set[int]) -> list[Asset]:

@@ -148,7 +148,8 @@ def evaluation(spec: Lifecycle, model: str) -> Step:
     inputs = {"model": f"model:{model}", "dataset": f"dataset:{dataset}"}
     words = spec.models[model].prompt
     inputs |= {"prompt": f"prompt:{words}"} if words else {}
-    return Step("report", model, "models.evaluate", sparse(config), _own(evaluate), inputs)
+    code = _own(evaluate) | {f"trainer/{config.trainer}": plugins.version("trainer", config.trainer)}
+    return Step("report", model, "models.evaluate", sparse(config), code, inputs)
 
 
 def _own(module: ModuleType) -> dict[str, str]:

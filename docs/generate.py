@@ -4,6 +4,7 @@ import ast
 import inspect
 import io
 import json
+import re
 import sys
 import textwrap
 import tokenize
@@ -72,8 +73,8 @@ def lifecycle() -> str:
     parts = [
         MADE,
         "# longrein.yaml\n",
-        "Unknown keys are refused, with the line and the nearest valid key. At the top stand these and the nouns below, "
-        "the nouns with names of your choice:\n",
+        "Unknown keys are refused, with the line and the nearest valid key. At the top stand these, and the nouns "
+        "below with names of your choice:\n",
     ]
     own, inner = [], []
     for field in msgspec.structs.fields(nouns.Lifecycle):
@@ -140,7 +141,8 @@ def comments(struct: type) -> dict[str, str]:
         for field in node.body:
             if isinstance(field, ast.AnnAssign):
                 lines = range(field.lineno, (field.end_lineno or field.lineno) + 1)
-                found[ast.unparse(field.target)] = " ".join(notes[n] for n in lines if n in notes)
+                said = " ".join(notes[n] for n in lines if n in notes)
+                found[ast.unparse(field.target)] = re.sub(r"\bNone\b", "null", said)  # as YAML has it
     return found
 
 

@@ -19,7 +19,7 @@ VERSION = 1
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of `compute: {name: {executor: local}}`."""
+    """Options of `compute: {executor: local, options: {…}}`."""
 
     nice: Annotated[int, Meta(ge=0, le=19)] = 0  # how much the job gives way to other processes, 0 to 19
 

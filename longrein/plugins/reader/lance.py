@@ -1,4 +1,4 @@
-"""Reads one version of a Lance table, its rows in table order with their stable row ids."""
+"""Reads one version of a Lance table, its rows in their order with their stable row ids."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 import lance
 import msgspec
+import pyarrow as pa
 
 from longrein.core.errors import Error
 from longrein.core.ports import Record
+from longrein.plugins.reader._order import ordered, runs
 
 VERSION = 1
 
@@ -34,10 +36,18 @@ class Lance:
         wanted = settings.columns if settings.columns is not None else table.schema.names
         columns = [c for c in wanted if c in table.schema.names]
         line = 0
-        for batch in table.to_batches(columns=columns, filter=settings.filter, with_row_id=True):
+        for batch in self.batches(table, columns=columns, filter=settings.filter, with_row_id=True):
             for row in batch.to_pylist():
                 line += 1
                 yield Record(row, line)
+
+    def batches(self, table: lance.LanceDataset, **scan: Any) -> Iterator[pa.RecordBatch]:
+        """A table's rows in their order. `scan`: what LanceDataset.scanner takes, `columns` among it."""
+        return ordered(table, **scan)
+
+    def runs(self, table: lance.LanceDataset) -> list[list[lance.LanceFragment]]:
+        """The table's fragments in groups within which rows lie in their order, the oldest first."""
+        return runs(table)
 
 
 plugin = Lance()

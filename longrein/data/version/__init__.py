@@ -1,0 +1,14 @@
+"""2.3 data.version: Lance tables whose versions are named by the digest of their rows, not of their files.
+
+A uri is `lance/<name>.lance?version=N`: the number is this store's own. What two machines agree on is the digest.
+"""
+
+from longrein.data.version.compare import Change, changes, diff
+from longrein.data.version.content import Digest
+from longrein.data.version.table import batches, columns_of, digest, find, nearest, open, rows, verify
+from longrein.data.version.write import Draft, Version, commit
+
+__all__ = [
+    "Change", "Digest", "Draft", "Version", "batches", "changes", "columns_of", "commit", "diff", "digest", "find",
+    "nearest", "open", "rows", "verify",
+]  # fmt: skip

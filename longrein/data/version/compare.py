@@ -1,0 +1,113 @@
+"""What changed between two versions: rows, columns, statistics."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from longrein.core.store import Store
+from longrein.core.text import key
+from longrein.data.version.table import ORDER, columns_of, errors, open
+
+BRIEF = ["row_id", "input", "output", "split", "source", "line"]
+TAKEN = 4096  # rows fetched at once
+TOKEN_BYTES = 3.5  # of UTF-8 text a token, English or Chinese, about
+
+
+class Change(NamedTuple):
+    what: str  # added | removed | changed | moved
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+def diff(store: Store, before: str, after: str, samples: int = 5) -> dict[str, Any]:
+    """What changed between two versions.
+
+    added, removed: rows whose content is on one side only; changed: such a pair with the same request (folded);
+    moved: the same row in another split; same: the rest; with up to `samples` rows of each. characters, tokens (about):
+    [gone, come]. splits, languages: rows of each, [before, after]. schema: columns that came, went, or changed type.
+    Memory: the row ids of both versions, and the requests of the rows that went.
+    """
+    tables = [open(store, uri) for uri in (before, after)]
+    counts = dict.fromkeys(("added", "removed", "changed", "moved"), 0)
+    shown: dict[str, list[Any]] = {what: [] for what in counts}
+    sizes = np.zeros((2, 2), np.int64)  # characters and bytes; gone and come
+    for what, old, new in changes(store, before, after):
+        counts[what] += 1
+        if len(shown[what]) < samples:
+            shown[what].append({"before": old, "after": new} if what == "changed" else new or old)
+        if what != "moved":
+            sizes[:, 0] += _size(old)
+            sizes[:, 1] += _size(new)
+    rows = [table.count_rows() for table in tables]
+    types = [{f.name: str(f.type) for f in columns_of(table)} for table in tables]
+    return {
+        "rows": rows,
+        **counts,
+        "same": rows[1] - counts["added"] - counts["changed"] - counts["moved"],
+        "characters": sizes[0].tolist(),
+        "tokens": [round(n / TOKEN_BYTES) for n in sizes[1].tolist()],
+        "splits": _counted(tables, "split"),
+        "languages": _counted(tables, "language"),
+        "columns_added": [n for n in types[1] if n not in types[0]],
+        "columns_removed": [n for n in types[0] if n not in types[1]],
+        "columns_changed": {n: [t, types[1][n]] for n, t in types[0].items() if types[1].get(n, t) != t},
+        "samples": shown,
+    }
+
+
+def changes(store: Store, before: str, after: str) -> Iterator[Change]:
+    """Every row that is not the same in both versions, in order: those of `after`, then those that went."""
+    old, new = _Side(open(store, before)), _Side(open(store, after))
+    with errors(f"{before} and {after}"):
+        places = pc.index_in(new.ids, value_set=old.ids)
+        moved = pc.fill_null(pc.not_equal(new.splits, old.splits.take(places)), False)
+        gone = old.fetch(pc.invert(pc.is_in(old.ids, value_set=new.ids)))
+        left: dict[bytes, list[dict[str, Any]]] = {}
+        for row in gone:
+            left.setdefault(key(row["input"]), []).append(row)
+        for row in new.fetch(pc.is_null(places)):
+            earlier = left.get(key(row["input"]))
+            yield Change("changed", earlier.pop(0), row) if earlier else Change("added", None, row)
+        for row in new.fetch(moved):
+            yield Change("moved", None, row)
+    yield from (Change("removed", row, None) for rows in left.values() for row in rows)
+
+
+class _Side:
+    """One version's rows, their ids and splits in the table's own order."""
+
+    def __init__(self, table: lance.LanceDataset) -> None:
+        self.table = table
+        names = ["row_id", "split", *([ORDER] if ORDER in table.schema.names else [])]
+        found = table.to_table(columns=names)
+        self.ids = found["row_id"].combine_chunks()
+        self.splits = found["split"].combine_chunks()
+        self.order = found[ORDER].to_numpy() if ORDER in names else np.arange(len(found))
+
+    def fetch(self, mask: pa.Array) -> Iterator[dict[str, Any]]:
+        """The chosen rows, in their order."""
+        chosen = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+        chosen = chosen[np.argsort(self.order[chosen], kind="stable")]
+        for start in range(0, len(chosen), TAKEN):
+            wanted = chosen[start : start + TAKEN]
+            by = np.argsort(wanted)  # asked for in the order of the files
+            rows = self.table.take(wanted[by].tolist(), columns=BRIEF)
+            yield from rows.take(pa.array(np.argsort(by))).to_pylist()
+
+
+def _size(row: dict[str, Any] | None) -> list[int]:
+    """Characters and bytes of a row's texts."""
+    texts = [row["input"] or "", row["output"] or ""] if row else []
+    return [sum(map(len, texts)), sum(len(t.encode("utf-8", "replace")) for t in texts)]
+
+
+def _counted(tables: list[lance.LanceDataset], column: str) -> dict[str, list[int]]:
+    counts: list[dict[str, int]] = []
+    for table in tables:
+        found = table.to_table(columns=[column])[column].value_counts() if column in table.schema.names else []
+        counts.append({str(one["values"]): one["counts"].as_py() for one in found})
+    return {name: [side.get(name, 0) for side in counts] for name in sorted(counts[0] | counts[1])}

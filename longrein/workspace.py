@@ -224,8 +224,8 @@ class RunLog:
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, copy)
             stored = self.workspace.store.put(copy)
         return self.workspace.ledger.assets.put(
-            kind_name.kind, kind_name.name, stored.digest, uri=stored.uri, bytes=stored.bytes, meta=meta, run_id=self.id,
-            actor=self.workspace.actor,
+            kind_name.kind, kind_name.name, stored.digest, uri=stored.uri, bytes=stored.bytes, meta=meta,
+            run_id=self.id, actor=self.workspace.actor,
         )  # fmt: skip
 
 

@@ -43,7 +43,8 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.chown(folder, "postgres", "postgres")
         user = ["runuser", "-u", "postgres", "--"]
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    subprocess.run([*user, binaries / "initdb", "-D", folder / "db", "-A", "trust", "-E", "UTF8", "-U", "lr", "-N"], **quiet)
+    options = ["-D", folder / "db", "-A", "trust", "-E", "UTF8", "-U", "lr", "-N"]
+    subprocess.run([*user, binaries / "initdb", *options], **quiet)
     server = subprocess.Popen(
         [*user, binaries / "postgres", "-D", folder / "db", "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
         stdout=subprocess.DEVNULL,
@@ -98,6 +99,6 @@ def _postgresql_binaries() -> Path | None:
     found = find()
     if found is None and sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
         for command in (["update"], ["install", "-y", "--no-install-recommends", "postgresql"]):
-            subprocess.run(["apt-get", "-qq", *command], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(["apt-get", "-qq", *command], check=False, capture_output=True)
         found = find()
     return found

@@ -28,7 +28,8 @@ def summary(plan: "Plan", watch: _progress.Lines) -> str:
     if not plan.steps:
         return "longrein.yaml declares nothing yet\nhint: longrein init --data FILE, or add a dataset to it"
     if not watch.done and not watch.failed and not plan.changes:
-        head = "nothing to do: all is as longrein.yaml says"
+        judged = any(g.startswith("failed") for d in plan.deployments for g in d.gates.values())
+        head = "nothing to do" + ("" if judged else ": all is as longrein.yaml says")
     else:
         head = f"{len(watch.done)} steps done" + (f", {len(watch.failed)} failed" if watch.failed else "")
         head += f" in {_text.duration(sum(watch.took.values()))}"
@@ -53,6 +54,9 @@ def _endpoint(d: "Deployment") -> str:
     told = f"endpoint {d.endpoint} serves {d.serving.ref if d.serving else 'nothing yet'}"
     if d.release and d.status == "waiting":
         return f"{told}; it waits for a person: longrein promote {d.release.ref} --approve"
+    bad = [g for g, state in d.gates.items() if state.startswith("failed")]
+    if d.status == "serving" and bad:
+        return f"{told}, which gate {', '.join(bad)} would not let through today: longrein rollback {d.endpoint}"
     if d.release and d.status == "held":
         return f"{told}; {d.release.ref} was rolled back from and stays out: longrein promote brings it back"
     return told

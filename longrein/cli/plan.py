@@ -57,7 +57,7 @@ def _lines(d: "Deployment") -> list[str]:
     lines += [f"  gate {name}: {state}" for name, state in d.gates.items()]
     if d.status == "held":
         lines.append("  it was rolled back from: longrein promote brings it back")
-    if d.status != "serving" and d.serving:
+    if d.serving and d.status in ("after", "judge", "ready", "waiting"):  # once the new release is out
         lines.append(f"  a rollback would go to {d.serving.ref}")
     elif d.rollback:
         lines.append(f"  a rollback would go to {d.rollback.ref}")

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +236,9 @@ class Loop:
         """Let one gate judge a release, once. Errors: `failed` when a report could not be made."""
         config, serving, baseline = spec.gates[name], deployment.serving, None
         model = self.ledger.assets.get(release.meta["model"]["ref"])
-        report = self._report(spec, deployment.endpoint, model)
+        report = self._report(spec, deployment.endpoint, release)
         if config.compares() and serving and serving.digest != release.digest:
-            baseline = self._report(spec, deployment.endpoint, self.ledger.assets.get(serving.meta["model"]["ref"]))
+            baseline = self._report(spec, deployment.endpoint, serving)
         passed, reasons = gate.judge(config, report.meta["metrics"], baseline.meta["metrics"] if baseline else None)
         digest = gate.digest(config)
         with self.ledger.transaction():
@@ -256,17 +256,23 @@ class Loop:
             self.ledger.runs.finish(run_id, actor=self.actor)
         self.watch(News("judged", release.ref, {"gate": name, "passed": passed, "reasons": reasons}))
 
-    def _report(self, spec: Lifecycle, endpoint: str, model: Asset) -> Asset:
-        """The evaluation of this very model on the dataset version now wanted, made when it is not there yet."""
+    def _report(self, spec: Lifecycle, endpoint: str, release: Asset) -> Asset:
+        """The evaluation of what this release holds, model and prompt, on the dataset version now wanted.
+
+        Where the model was trained with the same prompt it is the model's own report; else it is made here.
+        """
         step = nouns.evaluation(spec, spec.endpoints[endpoint].model)
         state = plan(self.ledger, self.store, self.project, spec)
-        made = {p.step.id: p.output for p in state.steps if p.output} | {step.inputs["model"]: model}
+        held = {role: release.meta[role]["ref"] for role in ("model", "prompt") if release.meta.get(role)}
+        made = {p.step.id: p.output for p in state.steps if p.output}
+        made |= {ref: self.ledger.assets.get(ref) for ref in held.values()}
+        step = replace(step, inputs={"dataset": step.inputs["dataset"], **held})
         while True:
             one = look(self.ledger, self.store, self.project, step, made)
             if one.output:
                 return one.output
             if one.status == "after" or one.key in self.failed:
-                raise Error("failed", f"there is no report of {model.ref} to judge", "; ".join(one.reasons))
+                raise Error("failed", f"there is no report of {release.ref} to judge", "; ".join(one.reasons))
             if one.status == "running":
                 self._wait(one)
             else:

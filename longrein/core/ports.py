@@ -47,7 +47,8 @@ class Transform(Protocol):
     """Cleans rows. `plugin` is a class made once a run with its options.
 
     A row is {"input": str, "output": str | None} or {"messages": [{"role": str, "content": str}]}, with "source" and
-    "line" (where it came from) when it has them. A row is changed by yielding a new dict, never in place.
+    "line" (where it came from) when it has them. A row is changed by yielding a new dict, never in place. It may gain
+    "group": the key (longrein.core.text.key, hex) of another request with which it must share its side of the split.
     """
 
     counts: Counter[str]  # what it did, for the report: rows changed, findings by kind
@@ -64,6 +65,13 @@ class Survey(Protocol):
     """A transform that must see every row before it can judge the first: `survey`, then `apply`, on the same rows."""
 
     def survey(self, rows: Iterable[dict[str, Any]]) -> None: ...
+
+
+@runtime_checkable
+class Spills(Protocol):
+    """A transform that may need much room: it is given the run's folder for files of its own."""
+
+    scratch: Path | None  # None is the system's folder for temporary files
 
 
 class Trainer(Protocol):

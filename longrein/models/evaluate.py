@@ -45,11 +45,11 @@ def run(context: Context) -> None:
         raise Error("invalid", f"evaluation of {context.name!r}: {error}", "see `longrein schema`") from error
     rows = _rows(context, config)
     lines = _answered(context, config, rows)
-    model, dataset = context.inputs["model"], context.inputs["dataset"]
+    dataset = context.inputs["dataset"]
     head: dict[str, Any] = {
         "split": config.split,
         "n": len(lines),
-        "subject": {"model": model.digest},
+        "subject": {role: context.inputs[role].digest for role in ("model", "prompt") if role in context.inputs},
         "dataset": {"ref": dataset.ref, "digest": dataset.digest},
     }
     report = head | score.report(score.Rows.of(lines), config.classes, config.resamples, config.seed)

@@ -27,8 +27,8 @@ def versions(ledger: Ledger, kind: str, name: str, limit: int = 100) -> list[dic
     for alias, (asset, _) in ledger.aliases.get(kind, name).items():
         held.setdefault(asset.id, []).append(alias)
     return [
-        {"ref": a.ref, "digest": a.digest, "aliases": sorted(held.get(a.id, [])), "run": a.run_id, "created_ms": a.created_ms,
-         "metrics": metrics(ledger, a)}
+        {"ref": a.ref, "digest": a.digest, "aliases": sorted(held.get(a.id, [])), "run": a.run_id,
+         "created_ms": a.created_ms, "metrics": metrics(ledger, a)}
         for a in ledger.assets.recent(kind, name, limit)
     ]  # fmt: skip
 
@@ -45,7 +45,7 @@ def metrics(ledger: Ledger, asset: Asset) -> dict[str, Any]:
 
 
 def compare(ledger: Ledger, one: Asset, other: Asset) -> dict[str, Any]:
-    """Two versions side by side: {"config": {key: [a, b]} where they differ, "metrics": {name: [a, b]}, "inputs": …}."""
+    """Two versions side by side: {"config": {key: [a, b]} where they differ, "metrics": {name: [a, b]}, …}."""
     runs = [ledger.runs.get(a.run_id) if a.run_id else None for a in (one, other)]
     configs = [dict(r.config) if r else {} for r in runs]
     measured = [metrics(ledger, a) for a in (one, other)]

@@ -9,8 +9,8 @@ from longrein.models.deploy import ALIAS
 def rollback(ledger: Ledger, endpoint: str, to: str = "", *, actor: str, reason: str = "") -> Asset:
     """Serve the previous release again, or version `to` ("3"), which must have been in production before.
 
-    Errors: `not_found` when there is nothing to go back to, `blocked` when `to` never was in production, `conflict` when
-    somebody moved the alias meanwhile.
+    Errors: `not_found` when there is nothing to go back to, `blocked` when `to` never was in production, `conflict`
+    when somebody moved the alias meanwhile.
     """
     held = ledger.aliases.get("release", endpoint).get(ALIAS)
     if held is None:

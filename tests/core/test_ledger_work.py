@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 
 import pytest
 import sqlalchemy as sa
@@ -83,7 +82,7 @@ def test_an_expired_lease_is_taken_over_with_its_run(ledger: Ledger) -> None:
 )
 def test_a_dead_owner_on_this_host_is_noticed_at_once(ledger: Ledger, owner: str, alive: bool) -> None:
     held(ledger)
-    change(ledger, owner=owner.replace("HOST", socket.gethostname()).replace("PID", str(os.getpid())))
+    change(ledger, owner=owner.replace("HOST", this_owner().rsplit(":", 2)[0]).replace("PID", str(os.getpid())))
     item = ledger.work.get("k")
     assert item and item.live is alive
     assert (claim(ledger) is None) is alive

@@ -55,8 +55,8 @@ class Runs:
             return int(connection.scalar(sa.select(experiments.c.id).where(experiments.c.name == name)) or 0)
 
     def start(
-        self, run_id: str = "", *, capability: str = "", name: str = "", experiment: str = "Default", actor: str = "", step_key: str = "",
-        config: Mapping[str, Any] | None = None, code: str = "", environment: Mapping[str, Any] | None = None,
+        self, run_id: str = "", *, capability: str = "", name: str = "", experiment: str = "Default",
+        actor: str = "", step_key: str = "", config: Mapping[str, Any] | None = None, code: str = "", environment: Mapping[str, Any] | None = None,
     ) -> str:  # fmt: skip
         """Open a run; returns its id (`run_id` when one is given, see `new_id`). Ids sort by age."""
         started = now_ms()
@@ -220,6 +220,7 @@ def _newest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _run(row: Any) -> Run:
     return Run(
-        row.id, row.experiment_id, row.name, row.capability, row.status, row.actor, row.step_key, row.config or {}, row.code,
-        row.environment or {}, row.started_ms, row.ended_ms, row.cpu_s, row.wall_s, row.max_rss_bytes, row.cost_usd, row.error,
+        row.id, row.experiment_id, row.name, row.capability, row.status, row.actor, row.step_key, row.config or {},
+        row.code, row.environment or {}, row.started_ms, row.ended_ms, row.cpu_s, row.wall_s, row.max_rss_bytes,
+        row.cost_usd, row.error,
     )  # fmt: skip

@@ -146,14 +146,22 @@ class Work:
 
 def this_owner() -> str:
     """host:pid:start time (s): the start time tells a process from a later one with its number."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    return f"{_host()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def _host() -> str:
+    """The host's name and, on Linux, its process namespace: two containers may share the one but not the other."""
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _live(row: Any, now: int) -> bool:
     if row.status != "running" or row.lease_ms < now:
         return False
     host, pid, start = row.owner.rsplit(":", 2)
-    if host != socket.gethostname():
+    if host != _host():
         return True
     try:
         process = psutil.Process(int(pid))

@@ -67,7 +67,7 @@ def create(call: Call, request: Create) -> Json:
     row = {
         "name": request.name, "artifact_location": request.artifact_location, "created_ms": now, "updated_ms": now,
     } | ({"id": 0} if request.name == "Default" else {})  # fmt: skip
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         new = call.ledger.db.insert(experiments).values(row).on_conflict_do_nothing().returning(experiments.c.id)
         experiment_id = connection.scalar(new)
         if experiment_id is None:
@@ -170,7 +170,7 @@ def location(row: Any) -> str:
 
 
 def _move(call: Call, experiment_id: str, before: str, after: str) -> Json:
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         row = row_of(connection, experiment_id)
         if row.lifecycle_stage != before:
             raise Error("not_found", f"No Experiment with id={experiment_id} exists in the {before!r} stage")

@@ -132,7 +132,7 @@ def finalize(call: Call, request: Finalize) -> Json:
 
 
 def delete(call: Call, request: ById) -> Json:
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         row = row_of(connection, request.model_id)
         values = {"lifecycle_stage": "deleted", "updated_ms": now_ms()}
         connection.execute(logged_models.update().where(logged_models.c.id == row.id).values(values))

@@ -70,7 +70,7 @@ class Search(Request, kw_only=True):
 
 def create(call: Call, request: Create) -> Json:
     _check(request.name)
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         if not call.ledger.assets.name(KIND, request.name, request.description):
             raise exists(f"Registered Model (name={request.name}) already exists.")
         for tag in request.tags:
@@ -87,7 +87,7 @@ def get(call: Call, request: ByName) -> Json:
 def rename(call: Call, request: Rename) -> Json:
     """Errors: `blocked` when gates guard it, since what was judged and released goes by its name."""
     _check(request.new_name, "new_name")
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         versions.check_registered(connection, request.name)
         _check_free(connection, request.name)
         taken = sa.select(names.c.name).where(names.c.kind == KIND, names.c.name == request.new_name)
@@ -111,7 +111,7 @@ def update(call: Call, request: Update) -> Json:
 
 def delete(call: Call, request: ByName) -> Json:
     """Remove the name, its aliases and, from view, its versions: lineage and audit keep them. Errors: `blocked`."""
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         versions.check_registered(connection, request.name)
         _check_free(connection, request.name)
         for table in (aliases, name_tags, names):
@@ -153,7 +153,7 @@ def delete_tag(call: Call, request: DeleteTag) -> Json:
 def set_alias(call: Call, request: SetAlias) -> Json:
     """Point an alias at a version. Errors: `blocked` when a gate that guards it has not passed this very digest."""
     _check_alias(request.alias)
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         versions.check_registered(connection, request.name)
         asset = versions.asset_of(call, connection, request.name, request.version)
         call.ledger.aliases.move(KIND, request.name, request.alias, asset, actor=call.actor, reason="over MLflow's API")
@@ -161,7 +161,7 @@ def set_alias(call: Call, request: SetAlias) -> Json:
 
 
 def delete_alias(call: Call, request: Alias) -> Json:
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         versions.check_registered(connection, request.name)
         call.ledger.aliases.drop(KIND, request.name, request.alias, actor=call.actor)
     return {}

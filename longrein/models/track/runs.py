@@ -156,7 +156,7 @@ def create(call: Call, request: Create) -> Json:
     name = request.run_name or tagged or _random_name()
     actor = request.user_id or labels.get("mlflow.user", "") or call.actor
     run_id = new_id(now_ms())
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         experiment = experiments.active(connection, request.experiment_id)
         connection.execute(
             runs.insert().values(
@@ -204,7 +204,7 @@ def update(call: Call, request: Update) -> Json:
         values["ended_ms"] = request.end_time
     if request.run_name:
         values["name"] = request.run_name
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         points.check_active(call, request.run_id)
         before = row_of(connection, request.run_id)
         if values:
@@ -367,7 +367,7 @@ def row_of(connection: sa.Connection, run_id: str) -> Any:
 
 
 def _move(call: Call, run_id: str, stage: str) -> Json:
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         if row_of(connection, run_id).lifecycle_stage != stage:
             connection.execute(runs.update().where(runs.c.id == run_id).values(lifecycle_stage=stage))
             verb = "run.deleted" if stage == "deleted" else "run.restored"

@@ -88,7 +88,7 @@ def create(call: Call, request: Create) -> Json:
     """
     labels = _labels(request.tags)
     run_id, model_id, stored = _origin(call, request)
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         check_registered(connection, request.name)
         mine = (assets.c.kind == KIND, assets.c.name == request.name)
         version = (connection.scalar(sa.select(sa.func.max(assets.c.version)).where(*mine)) or 0) + 1
@@ -125,7 +125,7 @@ def transition(call: Call, request: Transition) -> Json:
     stage = _stage(request.stage)
     if request.archive_existing_versions and stage not in ("Staging", "Production"):
         raise Error("invalid", f"cannot archive existing versions because {stage!r} is not an active stage")
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         asset = asset_of(call, connection, request.name, request.version)
         for alias in {stage, stage.lower()}:
             if missing := call.ledger.aliases.missing(KIND, request.name, alias, asset):
@@ -141,7 +141,7 @@ def transition(call: Call, request: Transition) -> Json:
 
 def delete(call: Call, request: ById) -> Json:
     """Hide a version and drop its aliases; its number is not used again. Errors: `blocked` when a gate guards one."""
-    with call.ledger.db.write() as connection:
+    with call.ledger.db.write(events=True) as connection:
         asset = asset_of(call, connection, request.name, request.version)
         held: list[str] = list(connection.scalars(sa.select(aliases.c.alias).where(aliases.c.asset_id == asset.id)))
         for alias in held:

@@ -10,13 +10,14 @@ import msgspec
 
 from longrein.core import digest, plugins
 from longrein.core.errors import Error, nearest
-from longrein.core.ports import Record, Survey
+from longrein.core.ports import Record, Spills, Survey
 from longrein.core.step import Context, Output
 from longrein.data import source, split
 from longrein.data.source import File, Source
 from longrein.data.spool import Spool
 
 VERSION = 1  # raised when the same sources and config give other rows
+AGAINST = "against"  # the option of a transform that names files, by globs as in `sources`
 EXAMPLES = 3  # places named for each reason in the output's meta
 PROGRESS_S = 0.2
 
@@ -35,8 +36,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def sources_digest(config: Config, project: Path, cache: Path | None = None) -> dict[str, str]:
-    """sha256 of each source file by name; light, see longrein.data.source. Errors: `invalid` when none matches."""
-    return source.digests(source.find(config.sources, project), cache)
+    """sha256 of each source file by name, and of the files that transforms compare the rows with; light, see
+    longrein.data.source. Errors: `invalid` when none matches."""
+    named = [path for _, options in transforms(config) for path in options.get(AGAINST, [])]
+    return source.digests(source.find([*config.sources, *named], project), cache)
 
 
 def version(config: Config) -> str:
@@ -74,7 +77,7 @@ class Ingestion:
         self.split = split.Split(config.split, config.seed)
         self.files = source.find(config.sources, context.project)
         self.bytes = {f.name: f.path.stat().st_size for f in self.files}
-        self.stages = [(name, _load(name, options)) for name, options in transforms(config)]
+        self.stages = [(name, _load(name, options, context.project)) for name, options in transforms(config)]
         self.passes = 1 + sum(isinstance(t, Survey) for _, t in self.stages)
         self.kept = version.Draft(context.scratch / "kept.arrow", row.schema(bool(config.messages), bool(config.keep)))
         self.rejected = version.Draft(context.scratch / "rejected.arrow", row.REJECTED)
@@ -126,6 +129,8 @@ class Ingestion:
 
     def clean(self, name: str, transform: Any, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """What a transform keeps; one that surveys sees all rows first, from a file in between."""
+        if isinstance(transform, Spills):
+            transform.scratch = self.context.scratch
         if isinstance(transform, Survey):
             spool = Spool(self.context.scratch / f"{name}.spool")
             filling = spool.fill(rows)
@@ -148,7 +153,8 @@ class Ingestion:
 
     def keep(self, row: dict[str, Any], source_digest: str) -> None:
         row = self.row.finished(row, source_digest)
-        row["split"] = split.named(row["split"]) if "split" in row else self.split.of(self.row.request(row))
+        side, group = row.get("split"), row.pop("group", "")
+        row["split"] = split.named(side) if side else self.split.of(self.row.request(row), group)
         self.report.splits[row["split"]] += 1
         self.report.languages[row["language"]] += 1
         self.kept.add(row, self.row.size(row))
@@ -246,7 +252,10 @@ def _records(file: File) -> Iterator[Record]:
         raise Error("invalid", f"{file.name} cannot be read: {error.strerror or error}") from error
 
 
-def _load(name: str, options: dict[str, Any]) -> Any:
+def _load(name: str, options: dict[str, Any], project: Path) -> Any:
+    if AGAINST in options:
+        files = source.find(options[AGAINST], project)
+        options = options | {AGAINST: {file.name: str(file.path) for file in files}}
     try:
         return plugins.load("transform", name)(options)
     except msgspec.ValidationError as error:

@@ -16,7 +16,8 @@ def default() -> dict[str, float | str]:
 class Split:
     """Shares by name, {"train": 0.8, …}, that add up to 1; or {"column": name} to take the source's own.
 
-    A row's side depends on its folded request and the seed alone: not on order, other rows or the machine.
+    A row's side depends on its folded request and the seed alone: not on order, other rows or the machine. Where a
+    transform found near-duplicates, it depends on the first request of their group.
     """
 
     def __init__(self, spec: Mapping[str, float | str], seed: int) -> None:
@@ -37,9 +38,10 @@ class Split:
             self._bounds.append((round(total * 2**64), name))
         self._bounds[-1] = (2**64, self._bounds[-1][1])
 
-    def of(self, request: str) -> str:
-        """The side of a request, by shares."""
-        place = int.from_bytes(blake2b(key(request), digest_size=8, key=self._salt).digest(), "little")
+    def of(self, request: str, group: str = "") -> str:
+        """The side of a request, by shares; with a group, the side of the request whose key (hex) it is."""
+        digest = bytes.fromhex(group) or key(request)
+        place = int.from_bytes(blake2b(digest, digest_size=8, key=self._salt).digest(), "little")
         return next(name for bound, name in self._bounds if place < bound)
 
 

@@ -1,0 +1,22 @@
+"""The decorator of compiled functions; the machine code is cached on disk."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+F = TypeVar("F", bound=Callable[..., Any])
+U8 = npt.NDArray[np.uint8]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+
+def compiled(function: F) -> F:
+    """Runs without the interpreter's lock, so that threads may share the work."""
+    made: F = numba.njit(nogil=True, cache=True)(function)
+    return made

@@ -1,0 +1,150 @@
+"""Rows whose requests are nearly the same: the best of each cluster stays, the others name it."""
+
+import datetime
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+
+from longrein.core.errors import Error
+from longrein.core.ports import Verdict
+from longrein.core.text import key
+from longrein.plugins.transform._near.compiled import F32, I64
+from longrein.plugins.transform._near.index import BATCH_BYTES, BATCH_TEXTS, MOST_ROWS, Column, Index, joined
+from longrein.plugins.transform._row import answer, prompt
+
+VERSION = 1
+ROW = np.dtype([("key", "V16"), ("answer", "<u8"), ("rank", "<f8"), ("source", "<u4"), ("line", "<i8")])
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Similarity is Jaccard's, of the sets of n-grams: words, or characters where a script has no spaces."""
+
+    threshold: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
+    ngram: Annotated[int, msgspec.Meta(ge=1, le=64)] = 5  # 2 or 3 for texts of a sentence
+    bands: Annotated[int, msgspec.Meta(ge=1, le=512)] = 14  # a pair of similarity s is looked at with probability
+    rows: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8  # 1 - (1 - s^rows)^bands
+    keep: Literal["longest", "newest", "first", "best"] = "longest"  # the first of equals
+    by: str = ""  # of newest: a date or number, else the later row; of best: a number; in a column listed under `keep`
+    on: Literal["row", "input"] = "row"  # row: only those with the same answer are dropped
+    action: Literal["drop", "group"] = "drop"  # group drops none; the split has a cluster on one side either way
+
+
+class NearDedup:
+    """MinHash LSH (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4), candidates verified by
+    their n-grams, clusters by union-find. Counts `clusters` of two rows and more, and the `largest`.
+
+    Takes 20 bytes of memory a row, and about 2.3 KB of disk. A dropped row is near some row of the cluster, not
+    always the one that stays: `detail` says how similar to that one it is.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = msgspec.convert(options, Options)
+        if self.options.keep == "best" and not self.options.by:
+            raise Error("invalid", "near_dedup with keep: best needs `by`, the column that tells the quality")
+        self.counts: Counter[str] = Counter()
+        self.scratch: Path | None = None
+        self.sources: dict[str, int] = {}
+
+    def survey(self, rows: Iterable[dict[str, Any]]) -> None:
+        index = Index(self.options.ngram, self.options.bands, self.options.rows, self.scratch)
+        column = Column(ROW, self.scratch)
+        for texts, facts in self._batches(rows):
+            index.add(*joined(texts))
+            column.append(np.array(facts, ROW))
+            if index.texts > MOST_ROWS:
+                raise Error("too_large", f"near_dedup takes {MOST_ROWS:,} rows at most", "split the dataset")
+        self.rows = column.map()
+        self._judge(index)
+
+    def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
+        at, members = 0, self.members
+        for ordinal, row in enumerate(rows):
+            if at == len(members) or members[at] != ordinal:
+                yield Verdict(row)
+                continue
+            stays, similarity, first = int(self.stays[at]), self.similarity[at], self.firsts[at]
+            at += 1
+            if stays != ordinal and self.options.action == "drop":
+                yield Verdict(row, "near_duplicate", f"of {self._place(stays)}, similarity {similarity:.2f}")
+            elif "group" in row:
+                yield Verdict(row)
+            else:
+                yield Verdict(row | {"group": self._key(first)})
+
+    def _batches(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[list[bytes], list[tuple[Any, ...]]]]:
+        texts: list[bytes] = []
+        facts: list[tuple[Any, ...]] = []
+        size = 0
+        for ordinal, row in enumerate(rows):
+            text = prompt(row)
+            texts.append(text.encode("utf-8", "surrogatepass"))
+            facts.append(self._facts(row, text, ordinal))
+            size += len(texts[-1])
+            if len(texts) == BATCH_TEXTS or size >= BATCH_BYTES:
+                yield texts, facts
+                texts, facts, size = [], [], 0
+        if texts:
+            yield texts, facts
+
+    def _facts(self, row: dict[str, Any], text: str, ordinal: int) -> tuple[Any, ...]:
+        """What is remembered of a row, as ROW."""
+        output = answer(row) if self.options.on == "row" else None
+        said = 0 if output is None else int.from_bytes(key(output)[:8], "little")
+        source = self.sources.setdefault(row.get("source", ""), len(self.sources))
+        return key(text), said, self._rank(row, text, ordinal), source, row.get("line", ordinal + 1)
+
+    def _rank(self, row: dict[str, Any], text: str, ordinal: int) -> float:
+        """The highest of a cluster stays."""
+        if self.options.keep == "first":
+            return 0.0
+        if self.options.keep == "longest":
+            return len(text) + len(answer(row) or "")
+        return _number(row, self.options.by) if self.options.by else ordinal
+
+    def _judge(self, index: Index) -> None:
+        """Who stays in each cluster: of the rows that may stand for one another, the highest rank."""
+        parent = index.clusters(self.options.threshold)
+        followers = np.flatnonzero(parent != np.arange(len(parent), dtype=np.int32))
+        self.members: I64 = np.union1d(followers, parent[followers])  # in ascending order
+        self.firsts: I64 = parent[self.members].astype(np.int64)
+        facts = self.rows[self.members]
+        order = np.lexsort((self.members, -facts["rank"], facts["answer"], self.firsts))
+        firsts, answers = self.firsts[order], facts["answer"][order]
+        opens = np.ones(len(order), bool)
+        opens[1:] = (firsts[1:] != firsts[:-1]) | (answers[1:] != answers[:-1])
+        self.stays: I64 = np.empty(len(order), np.int64)
+        self.stays[order] = self.members[order[np.flatnonzero(opens)[np.cumsum(opens) - 1]]] if len(order) else order
+        self.similarity: F32 = index.similarity(self.members, self.stays)
+        sizes = np.unique(self.firsts, return_counts=True)[1]
+        self.counts["clusters"], self.counts["largest"] = len(sizes), int(sizes.max(initial=0))
+
+    def _key(self, row: int) -> str:
+        key: bytes = self.rows["key"][row].tobytes()
+        return key.hex()
+
+    def _place(self, row: int) -> str:
+        source, line = list(self.sources)[self.rows["source"][row]], self.rows["line"][row]
+        return f"{source}:{line}" if source else f"row {line}"
+
+
+def _number(row: dict[str, Any], column: str) -> float:
+    """A column of `extra` as a number, a date as its time; what is neither ranks below all."""
+    value = msgspec.json.decode(row.get("extra") or "{}").get(column)
+    try:
+        number = float(value)
+    except TypeError:
+        return -np.inf
+    except ValueError:
+        try:
+            moment = datetime.datetime.fromisoformat(value)
+        except ValueError:
+            return -np.inf
+        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+    return number if number == number else -np.inf
+
+
+plugin = NearDedup

@@ -208,6 +208,22 @@ def test_through_others_the_similarity_to_the_one_that_stays_is_told():
     assert told[-1] < 0.7
 
 
+def test_against_earlier_files(project):
+    old, new = text(1), text(2)
+    project.write("old/a.jsonl", "".join(json.dumps({"q": t}) + "\n" for t in (text(5), old)))
+    batch = [new, old + " and much more", changed(new, 1), text(4), changed(old, 1)]
+    project.write("data/b.jsonl", "".join(json.dumps({"text": t, "l": str(n)}) + "\n" for n, t in enumerate(batch)))
+    options = {"against": ["old/*"], "column": "q", "on": "input"}
+    made = project.ingest(output="l", transforms=[{"near_dedup": options}])
+    dropped = [(r["line"], r["detail"].partition(",")[0]) for r in project.rejected(made)]
+    assert dropped == [(2, "of old/a.jsonl:2"), (3, "of data/b.jsonl:1"), (5, "of old/a.jsonl:2")]
+    kept = project.ingest(output="l", transforms=[{"near_dedup": options | {"action": "group"}}])
+    sides = {r["line"]: r["split"] for r in project.rows(kept)}
+    assert len(sides) == 5 and sides[2] == sides[5] and sides[1] == sides[3]
+    with pytest.raises(Error, match="column"):
+        NearDedup({"against": ["old/*"]})
+
+
 def test_conversations():
     talk = [{"role": "user", "content": text(1)}, {"role": "assistant", "content": "yes"}]
     given = [{"messages": m, "source": "c", "line": i} for i, m in enumerate([talk, [*talk[:1], talk[1] | {}]], 1)]

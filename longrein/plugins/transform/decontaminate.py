@@ -1,19 +1,15 @@
 """Rows that hold a piece of an evaluation set go, so that its scores mean something."""
 
-import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
-from longrein.core import plugins
-from longrein.core.errors import Error
-from longrein.core.ports import Reader, Verdict
-from longrein.plugins.transform._near import overlap
+from longrein.core.ports import Verdict
+from longrein.plugins.transform._near import overlap, reference
 from longrein.plugins.transform._near.compiled import I32, U64
 from longrein.plugins.transform._near.fold import tables
 from longrein.plugins.transform._near.index import joined
@@ -25,12 +21,10 @@ MOST_TOKENS_A_BYTE = 2  # U+3316 is six kana in three bytes
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An n-gram that ends in a word counts words, one that ends in a Chinese character characters."""
-
     against: list[str] | dict[str, str]  # files or globs of any kind that has a reader; or their paths by name
     columns: list[str] = []  # of those files; none is all texts in them
-    words: Annotated[int, msgspec.Meta(ge=1, le=63)] = 13
-    characters: Annotated[int, msgspec.Meta(ge=1, le=63)] = 26
+    words: Annotated[int, msgspec.Meta(ge=1, le=63)] = 13  # of an n-gram that ends in a word
+    characters: Annotated[int, msgspec.Meta(ge=1, le=63)] = 26  # of one that ends in a Chinese, Japanese or Thai one
 
 
 class Decontaminate:
@@ -47,8 +41,7 @@ class Decontaminate:
         self.keys: U64 = np.zeros(1 << 10, np.uint64)
         self.values: I32 = np.zeros(1 << 10, np.int32)
         self.taken, self.owners = 0, list[tuple[str, int]]()
-        for name, path in _files(self.options.against).items():
-            self._learn(name, path)
+        self._learn()
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
         stream = iter(rows)
@@ -65,27 +58,21 @@ class Decontaminate:
                 self.counts[name] += 1
                 yield Verdict(row, "contaminated", f"in the {'request' if asked >= 0 else 'answer'}: {name}:{line}")
 
-    def _learn(self, name: str, path: Path) -> None:
-        """Put the n-grams of an evaluation file into the table."""
+    def _learn(self) -> None:
+        """Put the n-grams of the evaluation files into the table."""
         texts: list[bytes] = []
         owners: list[int] = []
-        columns, size = self.options.columns, 0
-        for record in _reader(path).read(path, {}):
-            if record.row is None:
-                continue
-            for text in _texts([record.row.get(c) for c in columns] if columns else record.row):
-                if not self.owners or self.owners[-1] != (name, record.line):
-                    self.owners.append((name, record.line))
-                texts.append(_bytes(text))
-                owners.append(len(self.owners) - 1)
-                size += len(texts[-1])
+        size = 0
+        for name, line, text in reference.read(self.options.against, self.options.columns):
+            if not self.owners or self.owners[-1] != (name, line):
+                self.owners.append((name, line))
+            texts.append(_bytes(text))
+            owners.append(len(self.owners) - 1)
+            size += len(texts[-1])
             if size > 1 << 20:
                 self._add(texts, owners)
                 texts, owners, size = [], [], 0
         self._add(texts, owners)
-        if not self.owners or self.owners[-1][0] != name:
-            wanted = f" in {', '.join(map(repr, columns))}" if columns else ""
-            raise Error("invalid", f"the evaluation set {name} holds no text{wanted}", "check its columns")
 
     def _add(self, texts: list[bytes], owners: list[int]) -> None:
         data, offsets = joined(texts)
@@ -98,47 +85,6 @@ class Decontaminate:
             overlap.fill(self.keys, self.values, keys[used], values[used])
         belongs = np.array(owners, np.int32)[owner[:count]] if count else owner[:0]
         self.taken += overlap.fill(self.keys, self.values, hashes[:count], belongs)
-
-
-def _files(against: list[str] | dict[str, str]) -> dict[str, Path]:
-    """Paths by the name that a person reads."""
-    if isinstance(against, dict):
-        return {name: Path(path) for name, path in against.items()}
-    found: dict[str, Path] = {}
-    for pattern in against:
-        matched = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-        if not matched:
-            raise Error("invalid", f"no file matches the evaluation set {pattern!r}", "check `against`")
-        found |= {path: Path(path) for path in matched}
-    return found
-
-
-def _reader(path: Path) -> Reader:
-    """By the longest suffix that fits."""
-    known: dict[str, Reader] = {}
-    for name in plugins.names("reader"):
-        try:
-            reader: Reader = plugins.load("reader", name)
-        except Error as error:
-            if error.code != "missing_package":
-                raise
-            continue
-        known |= dict.fromkeys((s for s in reader.suffixes if path.name.lower().endswith(s)), reader)
-    if not known:
-        raise Error("invalid", f"no reader knows evaluation sets like {path.name!r}", "JSONL, CSV and text are known")
-    return known[max(known, key=len)]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a value, conversations and lists of choices included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
 
 
 def _bytes(text: str) -> bytes:

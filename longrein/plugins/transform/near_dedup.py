@@ -3,6 +3,7 @@
 import datetime
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 from longrein.core.errors import Error
 from longrein.core.ports import Verdict
 from longrein.core.text import key
+from longrein.plugins.transform._near import reference
 from longrein.plugins.transform._near.compiled import F32, I64
 from longrein.plugins.transform._near.index import BATCH_BYTES, BATCH_TEXTS, MOST_ROWS, Column, Index, joined
 from longrein.plugins.transform._row import answer, prompt
@@ -25,12 +27,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     threshold: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
     ngram: Annotated[int, msgspec.Meta(ge=1, le=64)] = 5  # 2 or 3 for texts of a sentence
-    bands: Annotated[int, msgspec.Meta(ge=1, le=512)] = 14  # a pair of similarity s is looked at with probability
-    rows: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8  # 1 - (1 - s^rows)^bands
+    bands: Annotated[int, msgspec.Meta(ge=1, le=512)] = 14  # more find more: a pair of similarity s is looked at with
+    rows: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8  # probability 1 - (1 - s^rows)^bands
     keep: Literal["longest", "newest", "first", "best"] = "longest"  # the first of equals
     by: str = ""  # of newest: a date or number, else the later row; of best: a number; in a column listed under `keep`
     on: Literal["row", "input"] = "row"  # row: only those with the same answer are dropped
     action: Literal["drop", "group"] = "drop"  # group drops none; the split has a cluster on one side either way
+    against: list[str] | dict[str, str] = []  # files of earlier rows: what is near one of them goes, whatever `keep`
+    column: str = ""  # of those files, with the request
 
 
 class NearDedup:
@@ -45,14 +49,17 @@ class NearDedup:
         self.options = msgspec.convert(options, Options)
         if self.options.keep == "best" and not self.options.by:
             raise Error("invalid", "near_dedup with keep: best needs `by`, the column that tells the quality")
+        if self.options.against and not self.options.column:
+            raise Error("invalid", "near_dedup with `against` needs `column`, the one to compare with")
         self.counts: Counter[str] = Counter()
+        self.earlier = 0  # rows of `against`: they come first
         self.scratch: Path | None = None
         self.sources: dict[str, int] = {}
 
     def survey(self, rows: Iterable[dict[str, Any]]) -> None:
         index = Index(self.options.ngram, self.options.bands, self.options.rows, self.scratch)
         column = Column(ROW, self.scratch)
-        for texts, facts in self._batches(rows):
+        for texts, facts in self._batches(chain(self._against(), rows)):
             index.add(*joined(texts))
             column.append(np.array(facts, ROW))
             if index.texts > MOST_ROWS:
@@ -62,7 +69,7 @@ class NearDedup:
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
         at, members = 0, self.members
-        for ordinal, row in enumerate(rows):
+        for ordinal, row in enumerate(rows, self.earlier):
             if at == len(members) or members[at] != ordinal:
                 yield Verdict(row)
                 continue
@@ -74,6 +81,11 @@ class NearDedup:
                 yield Verdict(row)
             else:
                 yield Verdict(row | {"group": self._key(first)})
+
+    def _against(self) -> Iterator[dict[str, Any]]:
+        for name, line, text in reference.read(self.options.against, [self.options.column]):
+            self.earlier += 1
+            yield {"input": text, "source": name, "line": line}
 
     def _batches(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[list[bytes], list[tuple[Any, ...]]]]:
         texts: list[bytes] = []
@@ -95,7 +107,7 @@ class NearDedup:
         output = answer(row) if self.options.on == "row" else None
         said = 0 if output is None else int.from_bytes(key(output)[:8], "little")
         source = self.sources.setdefault(row.get("source", ""), len(self.sources))
-        return key(text), said, self._rank(row, text, ordinal), source, row.get("line", ordinal + 1)
+        return key(text), said, self._rank(row, text, ordinal), source, row.get("line", ordinal + 1 - self.earlier)
 
     def _rank(self, row: dict[str, Any], text: str, ordinal: int) -> float:
         """The highest of a cluster stays."""
@@ -118,9 +130,13 @@ class NearDedup:
         opens[1:] = (firsts[1:] != firsts[:-1]) | (answers[1:] != answers[:-1])
         self.stays: I64 = np.empty(len(order), np.int64)
         self.stays[order] = self.members[order[np.flatnonzero(opens)[np.cumsum(opens) - 1]]] if len(order) else order
+        self.stays = np.where(self.firsts < self.earlier, self.firsts, self.stays)
         self.similarity: F32 = index.similarity(self.members, self.stays)
         sizes = np.unique(self.firsts, return_counts=True)[1]
         self.counts["clusters"], self.counts["largest"] = len(sizes), int(sizes.max(initial=0))
+        ours = np.searchsorted(self.members, self.earlier)
+        self.members, self.firsts = self.members[ours:], self.firsts[ours:]
+        self.stays, self.similarity = self.stays[ours:], self.similarity[ours:]
 
     def _key(self, row: int) -> str:
         key: bytes = self.rows["key"][row].tobytes()

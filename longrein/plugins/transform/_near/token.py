@@ -32,6 +32,7 @@ def tokens(  # noqa: C901 - one loop: a call with an array costs a reference cou
     word: one number, START at the beginning of a text, which carries a word over from one call to the next. The
     lowest bit of a token's hash tells a single character (1) from a word (0).
     """
+    code: np.int64
     count, state, full = 0, word[0], len(out) - ROOM
     while at < end and count < full:
         code, length = np.int64(data[at]), 1

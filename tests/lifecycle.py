@@ -42,6 +42,8 @@ class Toy:
 
     def predict(self, model, rows, options):
         right = json.loads((model / "config.json").read_text())["right"]
+        if "rude" in options.get("system", ""):
+            right = 0
         for i, row in enumerate(rows):
             yield Prediction(row["output"] if i % 10 < right * 10 else "?", 1, 0.9, -0.1, 1)
 

@@ -259,7 +259,7 @@ class Loop:
     def _report(self, spec: Lifecycle, endpoint: str, release: Asset) -> Asset:
         """The evaluation of what this release holds, model and prompt, on the dataset version now wanted.
 
-        Where the model was trained with the same prompt it is the model's own report; else it is made here.
+        Mostly it is there; it is made here for the release in production, or a second endpoint with another prompt.
         """
         step = nouns.evaluation(spec, spec.endpoints[endpoint].model)
         state = plan(self.ledger, self.store, self.project, spec)

@@ -142,11 +142,12 @@ def steps(spec: Lifecycle) -> list[Step]:
 
 
 def evaluation(spec: Lifecycle, model: str) -> Step:
-    """The step that judges a model on the test rows of its dataset."""
+    """The step that judges a model on the test rows of its dataset, with the prompt it is served with."""
     config = spec.evaluation(model)
     dataset = config.dataset or spec.models[model].dataset
     inputs = {"model": f"model:{model}", "dataset": f"dataset:{dataset}"}
-    words = spec.models[model].prompt
+    served = [e.prompt for e in spec.endpoints.values() if e.model == model]
+    words = served[0] if served else spec.models[model].prompt
     inputs |= {"prompt": f"prompt:{words}"} if words else {}
     code = _own(evaluate) | {f"trainer/{config.trainer}": plugins.version("trainer", config.trainer)}
     return Step("report", model, "models.evaluate", sparse(config), code, inputs)

@@ -55,6 +55,19 @@ def test_a_worse_model_is_blocked_and_what_serves_goes_on(project: Path) -> None
         assert caught.value.code == "blocked"
 
 
+def test_a_gate_judges_the_prompt_too(project: Path) -> None:
+    declare(project, prompts={"polite": {"system": "Be rude."}})
+    assert "judged release:shop@2" in apply(project)
+    assert deployment(project).status == "blocked" and serving(project) == 1
+
+
+def test_a_second_endpoint_is_judged_with_its_own_prompt(project: Path) -> None:
+    rude = SPEC["prompts"] | {"rude": {"system": "Be rude."}}
+    declare(project, prompts=rude, endpoints=endpoint() | {"other": SPEC["endpoints"]["shop"] | {"prompt": "rude"}})
+    apply(project)
+    assert [d.status for d in lifecycle.open(project).plan().deployments] == ["serving", "blocked"]
+
+
 def test_a_gate_compares_with_production(project: Path) -> None:
     loose = {"quality": {"metrics": {"exact_match": {"max_drop": 0.05}}}}
     declare(project, models=model(options={"right": 0.7}), gates=loose)

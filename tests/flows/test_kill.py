@@ -75,6 +75,8 @@ def test_two_loops_at_once_do_every_step_once(drive: Driver, tmp_path: Path, dig
 def test_a_survivor_takes_over_from_a_killed_loop(drive: Driver, tmp_path: Path) -> None:
     root = lifecycle.create(tmp_path / "shop")
     victim = drive(root, "progress dataset:tickets")
+    while not list(root.glob(".longrein/work/*/job.json")):  # until it has claimed its first step
+        assert victim.poll() is None
     survivor = drive(root)
     victim.communicate(timeout=60)
     out, _ = survivor.communicate(timeout=120)

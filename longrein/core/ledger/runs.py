@@ -56,7 +56,8 @@ class Runs:
 
     def start(
         self, run_id: str = "", *, capability: str = "", name: str = "", experiment: str = "Default",
-        actor: str = "", step_key: str = "", config: Mapping[str, Any] | None = None, code: str = "", environment: Mapping[str, Any] | None = None,
+        actor: str = "", step_key: str = "", config: Mapping[str, Any] | None = None, code: str = "",
+        environment: Mapping[str, Any] | None = None,
     ) -> str:  # fmt: skip
         """Open a run; returns its id (`run_id` when one is given, see `new_id`). Ids sort by age."""
         started = now_ms()

@@ -24,7 +24,7 @@ from longrein.plugins.engine._torch.sampling import choice, choose
 from longrein.plugins.engine._torch.sequence import Sequence
 from longrein.plugins.engine._torch.text import Stream, Text, too_long
 
-VERSION = 1
+VERSION = 2
 MEMORY_SHARE = 0.5  # of this machine's memory that the cache may claim
 SMOOTHING = 0.05  # of the moving average of step times
 

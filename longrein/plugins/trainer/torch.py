@@ -26,7 +26,7 @@ from longrein.plugins.trainer._torch.optimizer import optimizers_for
 from longrein.plugins.trainer._torch.rows import Rows, encode
 from longrein.plugins.trainer._torch.text import conversation, load_tokenizer, tokenizer_for
 
-VERSION = 1
+VERSION = 2
 disable_progress_bar()  # progress is the context's
 
 

@@ -10,6 +10,7 @@ from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from longrein.core.chat import Chat
 from longrein.core.errors import Error
 from longrein.core.generation import Request
 from longrein.plugins.engine._torch.checkpoint import read_json
@@ -30,8 +31,7 @@ class Text:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001 - tokenizers raises nothing narrower
             raise Error("corrupt", f"tokenizer.json cannot be read: {error}", "export the tokenizer again") from None
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        self.chat = Chat(self.tokenizer)
         self.longest_token = max(map(len, self.tokenizer.get_vocab()), default=1)
         settings = folder / "tokenizer_config.json"
         config = read_json(settings, dict[str, Any]) if settings.exists() else {}
@@ -50,15 +50,16 @@ class Text:
         text = self.render(request.messages or []) if request.prompt is None else request.prompt
         if len(text) > context * self.longest_token:
             raise too_long(context, f"{len(text)} characters", "messages" if request.prompt is None else "prompt")
-        return self.tokenizer.encode(text, add_special_tokens=request.prompt is not None).ids
+        return self.chat.encode([text])[0] if request.prompt is None else self.tokenizer.encode(text).ids
 
     def render(self, messages: list[dict[str, Any]]) -> str:
+        """The quoted messages through the template: a text for `chat.encode`."""
         if self.template is None:
             hint = "send a prompt to /v1/completions, or train with chat-formatted data"
             raise Error("invalid", "this model has no chat template", hint, param="messages")
         if not messages:
             raise Error("invalid", "messages is empty", "send at least one message", param="messages")
-        flat = [_flatten(message) for message in messages]
+        flat = self.chat.quote([_flatten(message) for message in messages])
         try:
             return self.template.render(messages=flat, tools=None, add_generation_prompt=True, **self.special)
         except (

@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from longrein.core.chat import Chat
 from longrein.core.errors import Error
 from longrein.core.training import Recipe
 from longrein.plugins.trainer._torch.folder import check_folder
@@ -16,7 +17,7 @@ PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 # GPT-4's split, with Han runs kept short by the merges themselves: words, up to three digits, punctuation, spaces.
 SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# A row's text cannot speak for another role: `<|` inside a message is broken up, in training and in serving alike.
+# `<|` inside a message is broken up, so that other servers, which do not quote (core/chat.py), are safe as well.
 TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
@@ -63,6 +64,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise Error("invalid", f"{folder} holds no tokenizer that can be loaded: {error}") from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise Error("invalid", f"{folder} holds no tokenizer.json", "save the tokenizer in its fast format")
     if tokenizer.chat_template is None:
         tokenizer.chat_template = TEMPLATE
     if tokenizer.eos_token_id is None:
@@ -97,7 +100,7 @@ class Segment(NamedTuple):
 
 
 def render(tokenizer: PreTrainedTokenizerBase, talks: list[list[Message]]) -> list[list[Segment]]:
-    """Each conversation as what was said to the assistant and what it answered, in turn, through the chat template."""
+    """Each quoted conversation as what the assistant was told and what it answered, in turn, by the chat template."""
     rendered: list[list[Segment]] = [[] for _ in talks]
     done = [""] * len(talks)
     turns = [[i for i, m in enumerate(talk) if m["role"] == "assistant"] for talk in talks]
@@ -130,9 +133,9 @@ def encode_talks(
     talks: list[list[Message]], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[list[int], list[bool]]]:
     """Token ids of each conversation up to its last answer's end, and which of them are answers."""
-    rendered = render(tokenizer, talks)
-    flat = [s.text for segments in rendered for s in segments]
-    ids = iter(tokenizer(flat, add_special_tokens=False, return_attention_mask=False)["input_ids"] if flat else [])
+    chat = Chat(tokenizer.backend_tokenizer)
+    rendered = render(tokenizer, [chat.quote(talk) for talk in talks])
+    ids = iter(chat.encode([s.text for segments in rendered for s in segments]))
     end = tokenizer.eos_token_id
     for segments in rendered:
         row: list[int] = []

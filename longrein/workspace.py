@@ -100,6 +100,13 @@ class Workspace:
 
         return version.rows(self.store, self.asset(_as("dataset", ref)).uri, split=split)
 
+    def dataset_asset(self, ref: str) -> Asset:
+        """A dataset version; the kind may be left out. Errors: `invalid` for another kind."""
+        asset = self.asset(_as("dataset", ref))
+        if asset.kind != "dataset":
+            raise Error("invalid", f"{asset.ref} is no dataset", "longrein ls datasets")
+        return asset
+
     def model(self, ref: str) -> Path:
         """The Hugging Face folder of a model version, for `AutoModelForCausalLM.from_pretrained`."""
         return self.path(_as("model", ref))

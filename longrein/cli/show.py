@@ -48,8 +48,8 @@ def describe(workspace: "Workspace", asset: "Asset") -> dict[str, Any]:
     aliases = [alias for alias, (to, _) in ledger.aliases.get(asset.kind, asset.name).items() if to.id == asset.id]
     return {
         "ref": asset.ref, "digest": asset.digest, "aliases": aliases, "note": ledger.assets.description(asset),
-        "bytes": asset.bytes, "created_ms": asset.created_ms, "path": str(path), "there": workspace.store.holds(asset.uri),
-        "run": asset.run_id,
+        "bytes": asset.bytes, "created_ms": asset.created_ms, "path": str(path),
+        "there": workspace.store.holds(asset.uri), "run": asset.run_id,
         "made_of": [a.ref for e, a in made if e.direction == "in"], "used_by": users,
         "verdicts": [vars(v) for v in ledger.aliases.verdicts(asset.digest)], "meta": asset.meta,
     }  # fmt: skip

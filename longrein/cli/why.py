@@ -13,8 +13,16 @@ from longrein.cli.main import Session
 @click.argument("what", metavar="REQUEST|REF", shell_complete=refs)
 @click.option("--text", default="", help="The request's text, where the log does not keep it: finds the rows like it.")
 @click.option("--rows", default=5, show_default=True, help="How many source rows to show.")
+@click.option("--row", default="", metavar="ID|FILE:LINE", help="Of a dataset: where this row came from.")
 @click.pass_obj
-def command(session: Session, what: str, text: str, rows: int) -> None:
+def command(session: Session, what: str, text: str, rows: int, row: str) -> None:
+    if row:
+        from longrein.data import trace
+
+        workspace = session.workspace
+        traced = trace.row(workspace.ledger, workspace.store, workspace.dataset_asset(what), row)
+        session.show(traced, row_as_text(traced))
+        return
     found = session.workspace.why(what, text=text, rows=rows)
     session.show(found, as_text(found))
 
@@ -90,3 +98,22 @@ def _rows(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     return "training rows most like the request (a similarity, not a proof of cause):\n" + _text.table(table)
+
+
+def row_as_text(found: dict[str, Any]) -> str:
+    lines = []
+    for row in found["rows"]:
+        touched = row.get("touched", "").replace(",", ", ") or "none"
+        lines += [
+            f"row {row['row_id']} of {found['ref']}  ({row.get('split') or '–'})",
+            f"  {_text.short(row['input'], 90)}"
+            + (f" ⇒ {_text.short(row['output'], 40)}" if row.get("output") else ""),
+            f"  from {row['source']}:{row['line']}, a file with the digest {(row['source_digest'] or '')[:12]}",
+            f"  changed by {touched}; in this dataset since {row['since']}",
+        ]
+    if run := found["run"]:
+        lines.append(
+            f"made by run {run['id'][:12]} ({run['capability']}, {run['by']}, {_text.when(run['started_ms'])})"
+        )
+    lines.append(f"used by {', '.join(found['used_by']) or 'nothing yet'}")
+    return "\n".join(lines)

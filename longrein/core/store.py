@@ -55,8 +55,11 @@ class Store:
         return path
 
     def holds(self, uri: str) -> bool:
+        path, _, number = uri.partition("?version=")
+        if number.isdigit():  # a table outlives its versions: Lance has a file for each, named to sort newest first
+            path += f"/_versions/{2**64 - 1 - int(number):020d}.manifest"
         try:
-            return self.path(uri).exists()
+            return self.path(path).exists()
         except Error:
             return False
 

@@ -16,7 +16,7 @@ from longrein.data import source, split
 from longrein.data.source import File, Source
 from longrein.data.spool import Spool
 
-VERSION = 1  # raised when the same sources and config give other rows
+VERSION = 2  # raised when the same sources and config give other rows
 AGAINST = "against"  # the option of a transform that names files, by globs as in `sources`
 EXAMPLES = 3  # places named for each reason in the output's meta
 PROGRESS_S = 0.2
@@ -38,7 +38,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def sources_digest(config: Config, project: Path, cache: Path | None = None) -> dict[str, str]:
     """sha256 of each source file by name, and of the files that transforms compare the rows with; light, see
     longrein.data.source. Errors: `invalid` when none matches."""
-    named = [path for _, options in transforms(config) for path in options.get(AGAINST, [])]
+    named = [path for _, options in transforms(config) for path in _against(options)]
     return source.digests(source.find([*config.sources, *named], project), cache)
 
 
@@ -137,11 +137,13 @@ class Ingestion:
             transform.survey(filling)
             deque(filling, maxlen=0)
             rows = self.again(spool)
-        for row, reason, detail in transform.apply(rows):
+        sent: deque[dict[str, Any]] = deque()
+        for row, reason, detail in transform.apply(_noted(rows, sent)):
+            before = sent.popleft()
             if reason:
                 self.reject(self.row.encode(row), reason, detail, name, row["source"], row["line"])
             else:
-                yield row
+                yield row if row is before or self.row.alike(row, before) else self.row.touch(row, name)
         if transform.counts:
             self.report.counts[name] = dict(transform.counts)
 
@@ -252,9 +254,22 @@ def _records(file: File) -> Iterator[Record]:
         raise Error("invalid", f"{file.name} cannot be read: {error.strerror or error}") from error
 
 
+def _noted(rows: Iterator[dict[str, Any]], sent: deque[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, each remembered until its verdict is there."""
+    for row in rows:
+        sent.append(row)
+        yield row
+
+
+def _against(options: dict[str, Any]) -> list[str]:
+    """The globs a transform compares with; what is no list is left to the transform to refuse."""
+    named = options.get(AGAINST)
+    return named if isinstance(named, list) else []
+
+
 def _load(name: str, options: dict[str, Any], project: Path) -> Any:
-    if AGAINST in options:
-        files = source.find(options[AGAINST], project)
+    if _against(options):
+        files = source.find(_against(options), project)
         options = options | {AGAINST: {file.name: str(file.path) for file in files}}
     try:
         return plugins.load("transform", name)(options)

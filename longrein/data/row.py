@@ -21,14 +21,15 @@ def schema(messages: bool, extra: bool) -> pa.Schema:
     input, output: text; of a conversation the last user's message and the closing answer. messages: when there are
     any. split. language: by script, "zh", "en" or "other". source, line, source_digest: the file, where in it
     (from 1) and its sha256. row_id: 32 hex digits of the row's content (BLAKE2b-128), the same in every version and
-    on every machine as long as the content is; copies share it. extra: other columns asked for, a JSON object.
+    on every machine as long as the content is; copies share it. touched: the transforms that changed its texts, in
+    order, "normalize,pii". extra: other columns asked for, a JSON object.
     """
     conversation = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     return pa.schema(
         [("input", pa.string()), ("output", pa.string())]
         + ([("messages", conversation)] if messages else [])
         + [(name, pa.string()) for name in ("split", "language", "source")]
-        + [("line", pa.int64()), ("source_digest", pa.string()), ("row_id", pa.string())]
+        + [("line", pa.int64()), ("source_digest", pa.string()), ("row_id", pa.string()), ("touched", pa.string())]
         + ([("extra", pa.string())] if extra else [])
     )
 
@@ -102,7 +103,18 @@ def finished(row: dict[str, Any], source_digest: str) -> dict[str, Any]:
         "language": language(asked),
         "source_digest": source_digest,
         "row_id": blake2b(content.encode(), digest_size=16).hexdigest(),
+        "touched": row.get("touched", ""),
     }
+
+
+def touch(row: dict[str, Any], name: str) -> dict[str, Any]:
+    """The row with one more transform that changed it."""
+    return row | {"touched": f"{row['touched']},{name}" if row.get("touched") else name}
+
+
+def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows have the same texts."""
+    return all(one.get(name) == other.get(name) for name in ("input", "output", "messages"))
 
 
 def request(row: dict[str, Any]) -> str:

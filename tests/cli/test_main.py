@@ -49,9 +49,9 @@ def test_no_verb_is_help(call: Call) -> None:
 
 
 def test_an_unknown_verb_names_the_nearest(call: Call) -> None:
-    done = call("promte")
+    done = call("statuz")
     assert (done.code, done.out) == (2, "")
-    assert done.err == "error: there is no verb 'promte'\nhint: did you mean 'promote'?  longrein --help\n"
+    assert done.err == "error: there is no verb 'statuz'\nhint: did you mean 'status'?  longrein --help\n"
 
 
 def test_an_unknown_option_names_the_help(call: Call, words: Path) -> None:

@@ -59,9 +59,12 @@ def diff(store: Store, before: str, after: str, samples: int = 5) -> dict[str, A
     }
 
 
-def changes(store: Store, before: str, after: str) -> Iterator[Change]:
-    """Every row that is not the same in both versions, in order: those of `after`, then those that went."""
-    old, new = _Side(open(store, before)), _Side(open(store, after))
+def changes(store: Store, before: str, after: str, columns: list[str] | None = BRIEF) -> Iterator[Change]:
+    """Every row that is not the same in both versions, in order: those of `after`, then those that went.
+
+    columns: of the rows shown, `input` among them; None is all.
+    """
+    old, new = _Side(open(store, before), columns), _Side(open(store, after), columns)
     with errors(f"{before} and {after}"):
         places = pc.index_in(new.ids, value_set=old.ids)
         moved = pc.fill_null(pc.not_equal(new.splits, old.splits.take(places)), False)
@@ -80,8 +83,8 @@ def changes(store: Store, before: str, after: str) -> Iterator[Change]:
 class _Side:
     """One version's rows, their ids and splits in the table's own order."""
 
-    def __init__(self, table: lance.LanceDataset) -> None:
-        self.table = table
+    def __init__(self, table: lance.LanceDataset, columns: list[str] | None) -> None:
+        self.table, self.columns = table, columns or columns_of(table).names
         names = ["row_id", "split", *([ORDER] if ORDER in table.schema.names else [])]
         found = table.to_table(columns=names)
         self.ids = found["row_id"].combine_chunks()
@@ -95,7 +98,7 @@ class _Side:
         for start in range(0, len(chosen), TAKEN):
             wanted = chosen[start : start + TAKEN]
             by = np.argsort(wanted)  # asked for in the order of the files
-            rows = self.table.take(wanted[by].tolist(), columns=BRIEF)
+            rows = self.table.take(wanted[by].tolist(), columns=self.columns)
             yield from rows.take(pa.array(np.argsort(by))).to_pylist()
 
 

@@ -93,13 +93,13 @@ def test_conversations(bench):
 
 def test_bad_sets(tmp_path):
     with pytest.raises(Error, match="no file matches"):
-        Decontaminate({"against": [str(tmp_path / "*.csv")]})
+        list(Decontaminate({"against": [str(tmp_path / "*.csv")]}).apply([]))
     (tmp_path / "x.bin").write_bytes(b"\0")
     with pytest.raises(Error, match="no reader knows"):
-        Decontaminate({"against": [str(tmp_path / "x.bin")]})
+        list(Decontaminate({"against": [str(tmp_path / "x.bin")]}).apply([]))
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(Error, match="holds no text"):
-        Decontaminate({"against": [str(tmp_path / "empty.txt")]})
+        list(Decontaminate({"against": [str(tmp_path / "empty.txt")]}).apply([]))
     with pytest.raises(msgspec.ValidationError, match="words"):
         Decontaminate({"against": [], "words": 64})
 
@@ -114,6 +114,8 @@ def test_in_a_dataset(project, bench):
     assert made.meta["transforms"]["decontaminate"] == {"eval/bench.jsonl": 1}
     with pytest.raises(Error, match="no file matches"):
         project.ingest(transforms=[{"decontaminate": {"against": ["eval/*.csv"]}}])
+    with pytest.raises(Error, match=r"options of the transform 'decontaminate': Expected .*against"):
+        project.ingest(transforms=[{"decontaminate": {"against": "eval/bench.jsonl"}}])
 
 
 def test_a_changed_evaluation_set_is_a_reason_to_run_again(project):

@@ -41,9 +41,9 @@ class Decontaminate:
         self.keys: U64 = np.zeros(1 << 10, np.uint64)
         self.values: I32 = np.zeros(1 << 10, np.int32)
         self.taken, self.owners = 0, list[tuple[str, int]]()
-        self._learn()
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
+        self._learn()
         stream = iter(rows)
         while batch := list(islice(stream, BATCH)):
             texts = [_bytes(t) for row in batch for t in (prompt(row), answer(row) or "")]

@@ -27,8 +27,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     threshold: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
     ngram: Annotated[int, msgspec.Meta(ge=1, le=64)] = 5  # 2 or 3 for texts of a sentence
-    bands: Annotated[int, msgspec.Meta(ge=1, le=512)] = 14  # more find more: a pair of similarity s is looked at with
-    rows: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8  # probability 1 - (1 - s^rows)^bands
+    bands: Annotated[int, msgspec.Meta(ge=1, le=512)] = 14  # more of them look at more pairs
+    rows: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8  # similarity s is looked at with 1 - (1 - s^rows)^bands
     keep: Literal["longest", "newest", "first", "best"] = "longest"  # the first of equals
     by: str = ""  # of newest: a date or number, else the later row; of best: a number; in a column listed under `keep`
     on: Literal["row", "input"] = "row"  # row: only those with the same answer are dropped
@@ -41,7 +41,7 @@ class NearDedup:
     """MinHash LSH (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4), candidates verified by
     their n-grams, clusters by union-find. Counts `clusters` of two rows and more, and the `largest`.
 
-    Takes 20 bytes of memory a row, and about 2.3 KB of disk. A dropped row is near some row of the cluster, not
+    Takes about 60 bytes of memory a row, and 0.2 to 2.3 KB of disk. A dropped row is near some row of the cluster, not
     always the one that stays: `detail` says how similar to that one it is.
     """
 

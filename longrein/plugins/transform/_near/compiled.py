@@ -18,5 +18,9 @@ F32 = npt.NDArray[np.float32]
 
 def compiled(function: F) -> F:
     """Runs without the interpreter's lock, so that threads may share the work."""
-    made: F = numba.njit(nogil=True, cache=True)(function)
+    made: F
+    try:
+        made = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder for the cache can be written
+        made = numba.njit(nogil=True)(function)
     return made

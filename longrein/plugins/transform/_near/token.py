@@ -46,7 +46,7 @@ def tokens(  # noqa: C901 - one loop: a call with an array costs a reference cou
         at += length
         if code >= SIZE:
             continue
-        entry, left, place = fold[code], 1, 0
+        entry, left, place = fold[code], np.int64(1), np.int64(0)
         if entry >> SHIFT24 == EXPANSION:
             place = np.int64(entry & VALUE) + 1
             left = np.int64(expand[place - 1])

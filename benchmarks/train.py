@@ -4,9 +4,9 @@
     python benchmarks/train.py [--size tiny] [--threads 1] [--json result.json]
 
 A Llama from scratch (tiny: 0.7 M parameters) learns to answer generated requests, loss on the answers only, fp32, fused
-AdamW, two epochs. Each side runs in a process of its own, in turn, and the best of three rounds counts. TRL is measured
-as it comes and as fast as its settings make it (rows of like length together, hardly any logging). Padding does no
-work anyone wants, so the tokens counted are those of the rows, the same for all sides.
+AdamW, two epochs; `packed` is ours with `packing: true`. Each side runs in a process of its own, in turn, and the best
+of three rounds counts. TRL is measured as it comes and as fast as its settings make it (rows of like length together,
+hardly any logging). Padding does no work anyone wants, so the tokens counted are those of the rows, the same for all.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROWS, EPOCHS, BATCH_TOKENS, LEARNING_RATE, ROUNDS = 4000, 2, 1024, 3e-3, 3
-SIDES = ("longrein", "trl", "trl, tuned")
+SIDES = ("longrein", "packed", "trl", "trl, tuned")
 VERBS = ("change", "cancel", "track", "refund", "explain", "move", "check", "renew", "open", "close", "find", "pay")
 NOUNS = ("order", "invoice", "parcel", "card", "password", "account", "booking", "alarm", "flight", "contract")
 EXTRAS = ("please", "for me", "as soon as possible", "before noon on Monday", "if you can", "because I lost it")
@@ -39,7 +39,7 @@ def rows() -> list[dict[str, str]]:
     return made
 
 
-def prepared(size: str) -> tuple[Any, Any, Any, Any]:
+def prepared(size: str, packing: bool = False) -> tuple[Any, Any, Any, Any]:
     """(recipe, tokenizer, tokenised rows, model), the same on every side."""
     from longrein.core.training import Recipe
     from longrein.plugins.trainer._torch.model import SIZES, from_scratch
@@ -50,6 +50,7 @@ def prepared(size: str) -> tuple[Any, Any, Any, Any]:
         size=size,  # type: ignore[arg-type]
         epochs=EPOCHS,
         batch_tokens=BATCH_TOKENS,
+        packing=packing,
         optimizer="adamw",
         learning_rate=LEARNING_RATE,
         checkpoint_s=3600,
@@ -59,7 +60,7 @@ def prepared(size: str) -> tuple[Any, Any, Any, Any]:
     return recipe, tokenizer, encode(rows(), tokenizer, "", recipe.max_length), from_scratch(recipe, tokenizer)
 
 
-def train_longrein(size: str, folder: Path) -> dict[str, float]:
+def train_longrein(size: str, folder: Path, packing: bool) -> dict[str, float]:
     import torch
 
     from longrein.core.step import Context, Job
@@ -68,7 +69,7 @@ def train_longrein(size: str, folder: Path) -> dict[str, float]:
     from longrein.plugins.trainer._torch.optimizer import optimizers_for
     from longrein.plugins.trainer._torch.rows import encode
 
-    recipe, tokenizer, data, model = prepared(size)
+    recipe, tokenizer, data, model = prepared(size, packing)
     context = Context(Job("", "benchmark", {}, {}, str(folder), str(folder)), folder / "work")
     off = torch.autocast("cpu", enabled=False)
     loop = Loop(
@@ -155,8 +156,11 @@ def main() -> None:
         torch.set_num_threads(given.threads)
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
-            run = train_longrein(given.size, place) if given.side == "longrein" else None
-            print(json.dumps(run or train_trl(given.size, place, given.side == "trl, tuned")))
+            if given.side.startswith("trl"):
+                run = train_trl(given.size, place, given.side == "trl, tuned")
+            else:
+                run = train_longrein(given.size, place, given.side == "packed")
+            print(json.dumps(run))
         return
     env = os.environ | {"OMP_NUM_THREADS": str(given.threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     env["PYTHONPATH"] = str(Path(__file__).parent.parent)

@@ -147,6 +147,39 @@ def test_checkpoints_of_another_config_are_not_gone_on_with(project: Path, datas
     assert [e["step"] for e in small.events(scratch, "resumed")] == [STARTED_OVER]
 
 
+def test_accumulated_gradients_train_as_one_large_batch(
+    project: Path, dataset: Input, trained: tuple[Context, Output]
+) -> None:
+    parts, large = {"accumulate": 4, "batch_tokens": small.QUICK["batch_tokens"] // 4}, small.curve(trained[0].scratch)
+    context, output = fit(project, dataset, "accumulated", **parts)
+    curve = small.curve(context.scratch)
+    assert [step for step, _ in curve] == [step for step, _ in large]
+    for (_, ours), (_, theirs) in zip(curve, large, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    assert output.meta["tokens"] == trained[1].meta["tokens"]
+
+
+class Cut(Context):
+    """A run that ends in the middle of its second epoch, as by Ctrl-C."""
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        super().metrics(values, step)
+        if step == 7 and "loss" in values:
+            raise KeyboardInterrupt
+
+
+def test_packed_and_accumulated_it_goes_on_to_the_same_model(project: Path, dataset: Input) -> None:
+    config = {"packing": True, "accumulate": 3, "batch_tokens": 256, "max_length": 128, "checkpoint_s": 0}
+    context, whole = fit(project, dataset, "packed", **config)
+    job = small.job(project, small.QUICK | config, dataset=dataset)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(Cut(job, project / "packed-cut"))
+    resumed, output = fit(project, dataset, "packed-cut", **config)
+    assert [e["step"] for e in small.events(resumed.scratch, "resumed")] == [6]
+    assert output.digest == whole.digest and small.curve(resumed.scratch) == small.curve(context.scratch)
+    assert whole.meta["validation_loss"] < 2 and whole.meta["tokens"] > 0
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_it(project: Path, dataset: Input) -> None:
     context, output = fit(project, dataset, "patience", epochs=12, patience=2, learning_rate=0.2)
     losses = [v["validation_loss"] for _, v in small.curve(context.scratch) if "validation_loss" in v]

@@ -5,7 +5,6 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,7 +15,7 @@ from longrein.core.training import Recipe
 from longrein.plugins.trainer._torch.checkpoint import Checkpoints
 from longrein.plugins.trainer._torch.model import Scored
 from longrein.plugins.trainer._torch.optimizer import rate
-from longrein.plugins.trainer._torch.rows import Batch, Rows, batches, collate
+from longrein.plugins.trainer._torch.rows import Batch, Rows, batches, collate, plan
 
 LOGGED = 2000  # points of the loss curve at most
 REPORT_S = 0.2
@@ -28,10 +27,10 @@ class State:
     """Where the training stands, as JSON in every checkpoint."""
 
     epoch: int = 0  # finished ones
-    batch: int = 0  # done in this epoch
+    batch: int = 0  # steps done in this epoch
     step: int = 0
     tokens: int = 0
-    loss: float = 0.0  # sum over this epoch's batches
+    loss: float = 0.0  # sum over this epoch's steps
     train_loss: float = math.nan  # mean over the last whole epoch
     validation_loss: float = math.inf  # the lowest
     best_epoch: int = 0
@@ -63,7 +62,7 @@ class Loop:
         self.peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
         self.best: dict[str, torch.Tensor] = {}
         self.state = State()
-        steps = sum(len(self._plan(epoch)) for epoch in range(recipe.epochs))
+        steps = sum(len(plan(self.train.lengths, recipe, epoch)) for epoch in range(recipe.epochs))
         self.steps = min(steps, recipe.max_steps or steps)
         self.logged_every = max(1, math.ceil(self.steps / LOGGED))
 
@@ -79,37 +78,37 @@ class Loop:
             self._load(self.best)
         return self.state
 
-    def _plan(self, epoch: int) -> list[np.ndarray]:
-        rng = np.random.default_rng([self.recipe.seed, epoch])
-        return batches(self.train.lengths, self.recipe.batch_tokens, rng)
-
     def _epoch(self) -> None:
-        state, plan = self.state, self._plan(self.state.epoch)
-        while state.batch < len(plan) and state.step < self.steps:
-            index = plan[state.batch]
-            batch = collate(self.train, index, self.pad, self.recipe.prompt_loss_weight)
-            loss = self._update(batch)
+        state, steps = self.state, plan(self.train.lengths, self.recipe, self.state.epoch)
+        while state.batch < len(steps) and state.step < self.steps:
+            prompt_weight = self.recipe.prompt_loss_weight
+            step = [collate(self.train, sequences, self.pad, prompt_weight) for sequences in steps[state.batch]]
+            loss = self._update(step)
             if not math.isfinite(loss):
                 raise Error("failed", f"the loss became {loss} at step {state.step}", "lower learning_rate")
-            state.batch, state.step, state.tokens = state.batch + 1, state.step + 1, state.tokens + batch.size
-            state.loss += loss
+            state.batch, state.step, state.loss = state.batch + 1, state.step + 1, state.loss + loss
+            state.tokens += sum(batch.size for batch in step)
             if state.step % self.logged_every == 0 or state.step == self.steps:
                 self.context.metrics({"loss": loss}, state.step)
             self._report(loss)
-            ended = state.batch == len(plan) or state.step == self.steps  # the epoch: it is saved after its validation
+            ended = state.batch == len(steps) or state.step == self.steps  # the epoch: it is saved after its validation
             if not ended and time.monotonic() - self._saved >= self.recipe.checkpoint_s:
                 self._save()
 
-    def _update(self, batch: Batch) -> float:
+    def _update(self, step: list[Batch]) -> float:
+        """One update by the gradient of the mean loss over all tokens of the step's batches."""
         self.model.train()
         share, at = rate(self.state.step, self.steps, self.recipe.warmup), 0
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"], at = share * self.peaks[at], at + 1
-        with self.autocast:
-            total, weight = self.scored.loss(batch.to(self.device))
-        loss = total / weight
-        loss.backward()  # type: ignore[no-untyped-call]
+        weight, loss = sum(float(batch.weights.sum()) for batch in step), torch.zeros((), device=self.device)
+        for batch in step:
+            with self.autocast:
+                total, _ = self.scored.loss(batch.to(self.device))
+            part = total / weight
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
         nn.utils.clip_grad_norm_(self.trainable.values(), self.clip)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -140,7 +139,7 @@ class Loop:
         self.model.eval()
         total = count = 0.0
         for index in batches(self.validation.lengths, VALIDATION_BATCH * self.recipe.batch_tokens, None):
-            batch = collate(self.validation, index, self.pad, 0.0)
+            batch = collate(self.validation, index[:, None], self.pad, 0.0)
             with self.autocast:
                 loss, weight = self.scored.loss(batch.to(self.device))
             total, count = total + loss.item(), count + weight.item()

@@ -106,11 +106,14 @@ class Scored:
     def _select(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor | None:
         return None if self._keep is None else inputs[0].flatten(0, 1)[self._keep]
 
-    def logits(self, tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        """float32 [kept, vocabulary]: predictions made at the flat positions `keep` of tokens [rows, length]."""
+    def logits(self, tokens: torch.Tensor, keep: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 [kept, vocabulary]: predictions made at the flat positions `keep` of tokens [rows, length].
+
+        Where `positions` begin anew, transformers masks what was before (masking_utils.find_packed_sequence_indices).
+        """
         self._keep = keep
         try:
-            logits: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits.float()
+            logits: torch.Tensor = self.model(input_ids=tokens, position_ids=positions, use_cache=False).logits.float()
             return logits
         finally:
             self._keep = None
@@ -119,7 +122,7 @@ class Scored:
         """(sum of weighted negative log-likelihoods, sum of weights)."""
         weights = batch.weights.flatten()
         at = weights.nonzero().squeeze(1)
-        logits = self.logits(batch.tokens, at - 1)
+        logits = self.logits(batch.tokens, at - 1, batch.positions)
         losses = cross_entropy(logits, batch.tokens.flatten()[at], reduction="none")
         return losses @ weights[at], weights.sum()
 

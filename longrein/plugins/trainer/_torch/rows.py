@@ -1,6 +1,7 @@
-"""Tokenised rows in flat arrays, and the batches of an epoch: rows of like length together, in seeded order."""
+"""Tokenised rows in flat arrays, and the plan of an epoch: rows of like length together, or packed, in seeded order."""
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from longrein.core.training import Recipe
 from longrein.plugins.trainer._torch.text import conversation, encode_talks
 
 CHUNK_ROWS = 1000
@@ -42,6 +44,8 @@ def encode(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
             if len(ids) > max_length:
                 skipped += 1
                 continue
+            if not ids:  # a conversation without an answer: nothing to learn
+                continue
             tokens.append(np.asarray(ids, np.int32))
             answer.append(np.asarray(mask, bool))
             lengths.append(len(ids))
@@ -53,9 +57,51 @@ class Batch(NamedTuple):
     tokens: torch.Tensor  # int64 [rows, length], padded on the right: causal attention never sees the padding
     weights: torch.Tensor  # float32 [rows, length]: of the loss on each token; 0 for the first and for padding
     size: int  # tokens without padding
+    positions: torch.Tensor | None  # int64 [rows, length], where sequences are packed: 0, 1, … in each row anew
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.tokens.to(device), self.weights.to(device), self.size)
+        positions = None if self.positions is None else self.positions.to(device)
+        return Batch(self.tokens.to(device), self.weights.to(device), self.size, positions)
+
+
+def plan(lengths: np.ndarray, recipe: Recipe, epoch: int) -> list[list[list[np.ndarray]]]:
+    """An epoch's steps. A step is the batches whose gradients are summed; a batch, sequences; a sequence, rows.
+
+    A step's rows do not depend on how it is cut: `accumulate` of k trains as `batch_tokens` k times as large.
+    """
+    rng = np.random.default_rng([recipe.seed, epoch])
+    sequences: Sequence[np.ndarray] | np.ndarray = np.arange(len(lengths))[:, None]
+    sizes = lengths
+    if recipe.packing:
+        sequences = pack(lengths, min(recipe.max_length, recipe.batch_tokens), recipe.batch_tokens, rng)
+        sizes = np.array([lengths[rows].sum() for rows in sequences])
+    steps = batches(sizes, recipe.batch_tokens * recipe.accumulate, rng)
+    return [
+        [[sequences[i] for i in step[part]] for part in batches(sizes[step], recipe.batch_tokens, None)]
+        for step in steps
+    ]
+
+
+def pack(lengths: np.ndarray, width: int, batch_tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Row indices of each sequence of at most `width` tokens (a longer row alone): best fit, the longest first, within
+    windows of shuffled rows."""
+    packed: list[np.ndarray] = []
+    order = rng.permutation(len(lengths))
+    window = _window(lengths, batch_tokens)
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        made: list[list[int]] = []
+        rooms: list[tuple[int, int]] = []  # (tokens left, which sequence), sorted
+        for row in part[np.argsort(-lengths[part], kind="stable")]:
+            at = bisect_left(rooms, (int(lengths[row]), 0))
+            if at == len(rooms):
+                made.append([])
+                rooms.append((max(width, int(lengths[row])), len(made) - 1))
+            room, which = rooms.pop(at)
+            made[which].append(row)
+            insort(rooms, (room - int(lengths[row]), which))
+        packed += map(np.array, made)
+    return packed
 
 
 def batches(lengths: np.ndarray, batch_tokens: int, rng: np.random.Generator | None) -> list[np.ndarray]:
@@ -65,9 +111,9 @@ def batches(lengths: np.ndarray, batch_tokens: int, rng: np.random.Generator | N
     sorted pass, for evaluation.
     """
     order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-    window = len(order) if rng is None else max(1, int(WINDOW_BATCHES * batch_tokens / max(lengths.mean(), 1)))
+    window = max(1, len(order)) if rng is None else _window(lengths, batch_tokens)
     made: list[np.ndarray] = []
-    for start in range(0, len(order), max(window, 1)):
+    for start in range(0, len(order), window):
         part = order[start : start + window]
         part = part[np.argsort(lengths[part], kind="stable")]
         first = 0
@@ -81,14 +127,25 @@ def batches(lengths: np.ndarray, batch_tokens: int, rng: np.random.Generator | N
     return made
 
 
-def collate(rows: Rows, index: np.ndarray, pad: int, prompt_weight: float) -> Batch:
-    """The rows as one padded batch; answer tokens weigh 1, the others `prompt_weight`."""
-    lengths = rows.lengths[index]
-    tokens = np.full((len(index), lengths.max()), pad, np.int64)
+def collate(rows: Rows, sequences: Sequence[np.ndarray] | np.ndarray, pad: int, prompt_weight: float) -> Batch:
+    """One padded batch of sequences of rows; answer tokens weigh 1, the others `prompt_weight`, a row's first none."""
+    spans = [[slice(*rows.starts[row : row + 2].tolist()) for row in sequence] for sequence in sequences]
+    sizes = [sum(span.stop - span.start for span in sequence) for sequence in spans]
+    tokens = np.full((len(spans), max(sizes)), pad, np.int64)
     weights = np.zeros(tokens.shape, np.float32)
-    for i, (row, length) in enumerate(zip(index, lengths, strict=True)):
-        span = slice(rows.starts[row], rows.starts[row] + length)
-        tokens[i, :length] = rows.tokens[span]
-        weights[i, :length] = np.where(rows.answer[span], 1.0, prompt_weight)
-    weights[:, 0] = 0.0
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(weights), int(lengths.sum()))
+    positions = np.zeros(tokens.shape, np.int64) if any(len(sequence) > 1 for sequence in spans) else None
+    for i, sequence in enumerate(spans):
+        end = 0
+        for span in sequence:
+            start, end = end, end + span.stop - span.start
+            tokens[i, start:end] = rows.tokens[span]
+            weights[i, start:end] = np.where(rows.answer[span], 1.0, prompt_weight)
+            weights[i, start] = 0.0
+            if positions is not None:
+                positions[i, start:end] = np.arange(end - start)
+    placed = None if positions is None else torch.from_numpy(positions)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(weights), sum(sizes), placed)
+
+
+def _window(lengths: np.ndarray, batch_tokens: int) -> int:
+    return max(1, int(WINDOW_BATCHES * batch_tokens / max(lengths.mean(), 1)))

@@ -1,7 +1,5 @@
 """The parts of the trainer: safe folders, tokens, batches, optimizer, schedule."""
 
-import io
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from longrein.core.errors import Error
 from longrein.core.training import Recipe
 from longrein.plugins.trainer._torch.checkpoint import Checkpoints
-from longrein.plugins.trainer._torch.folder import check_folder
-from longrein.plugins.trainer._torch.model import from_scratch
+from longrein.plugins.trainer._torch.model import Scored, from_scratch
 from longrein.plugins.trainer._torch.optimizer import Muon, orthogonalize, rate
-from longrein.plugins.trainer._torch.rows import batches, collate, encode
+from longrein.plugins.trainer._torch.rows import Batch, Rows, batches, collate, encode, pack, plan
 from longrein.plugins.trainer._torch.text import conversation, encode_talks, load_tokenizer, train_tokenizer
 
 TEXTS = ["please send my money back", "你好，我要退款", "where is my parcel?", "快递到哪里了？", "naïve café 😀"] * 20
@@ -26,48 +22,6 @@ TEXTS = ["please send my money back", "你好，我要退款", "where is my parc
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer(TEXTS, 400, 128)
-
-
-def pickled() -> bytes:
-    return pickle.dumps({"weights": [1.0]})
-
-
-def torch_zip() -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"weights": torch.zeros(2)}, buffer)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "code", "message"),
-    [
-        ("pytorch_model.bin", b"", "invalid", "pickle"),
-        ("innocent.json", pickled(), "invalid", "pickle"),
-        ("model.safetensors", torch_zip(), "invalid", "pickle"),
-        ("deep/er/optimizer.dat", torch_zip(), "invalid", "pickle"),
-        ("config.json", b'{"auto_map": {"AutoModel": "evil.Model"}}', "invalid", "code of its own"),
-        ("model.safetensors", b"\xff" * 64, "corrupt", "damaged"),
-        ("model.safetensors", b"", "corrupt", "damaged"),
-    ],
-)
-def test_unsafe_and_damaged_folders_are_refused(
-    tmp_path: Path, name: str, content: bytes, code: str, message: str
-) -> None:
-    file = tmp_path / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
-    with pytest.raises(Error, match=message) as caught:
-        check_folder(tmp_path)
-    assert caught.value.code == code and caught.value.hint
-
-
-def test_a_cut_off_safetensors_is_damaged_and_a_whole_one_is_not(tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(100)}, tmp_path / "model.safetensors")
-    check_folder(tmp_path)
-    content = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(content[:-1])
-    with pytest.raises(Error, match="cut off"):
-        check_folder(tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -103,6 +57,11 @@ def test_only_answers_are_answers(tokenizer) -> None:
     assert [tokenizer.decode([i]) for i, a in zip(ids, answer, strict=True) if a] == ["b", "<|end|>", "d", "<|end|>"]
 
 
+def test_a_conversation_without_an_answer_is_no_row(tokenizer) -> None:
+    rows = encode([{"messages": [{"role": "user", "content": "a"}]}, {"input": "a", "output": "b"}], tokenizer, "", 64)
+    assert len(rows) == 1 and rows.skipped == 0
+
+
 def test_an_unknown_role_is_refused(tokenizer) -> None:
     talk = [{"role": "root", "content": "a"}, {"role": "assistant", "content": "b"}]
     with pytest.raises(Error, match="root"):
@@ -120,11 +79,74 @@ def test_every_row_is_in_one_batch_within_the_budget(lengths: list[int], budget:
 
 def test_weights_stand_on_the_answer(tokenizer) -> None:
     rows = encode([{"input": "a", "output": "b"}, {"input": "parcel parcel", "output": "b"}], tokenizer, "", 128)
-    batch = collate(rows, np.array([0, 1]), 0, 0.25)
+    batch = collate(rows, np.array([[0], [1]]), 0, 0.25)
+    assert batch.positions is None
     assert batch.tokens.shape == batch.weights.shape and batch.size == rows.lengths.sum()
     assert (batch.weights[:, 0] == 0).all() and (batch.weights.sum(1) > 2).all()
     assert (batch.weights[0, rows.lengths[0] :] == 0).all()
     assert set(batch.weights.unique().tolist()) == {0.0, 0.25, 1.0}
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 100), st.integers(0, 5))
+def test_every_row_is_packed_once_and_tightly(lengths: list[int], width: int, seed: int) -> None:
+    sizes = np.array(lengths)
+    packed = pack(sizes, width, width, np.random.default_rng(seed))
+    assert sorted(int(i) for rows in packed for i in rows) == list(range(len(sizes)))
+    totals = sorted(sizes[rows].sum() for rows in packed)
+    assert all(total <= width for rows in packed if len(rows) > 1 for total in [sizes[rows].sum()])
+    if len(sizes) * sizes.mean() <= 50 * width:  # one window: no two sequences could have been one
+        assert len(totals) < 2 or totals[0] + totals[1] > width
+
+
+@pytest.fixture(scope="module")
+def uneven(tokenizer) -> Rows:
+    said = [{"input": "parcel " * (1 + i * 7 % 11), "output": ["yes", "no way"][i % 2]} for i in range(40)]
+    return encode(said, tokenizer, "", 128)
+
+
+def gradients(model: torch.nn.Module, batches: list[Batch]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of the mean loss over the tokens of all batches."""
+    model.zero_grad()
+    scored = Scored(model)  # type: ignore[arg-type]
+    loss, weight = 0.0, sum(float(batch.weights.sum()) for batch in batches)
+    for batch in batches:
+        part = scored.loss(batch)[0] / weight
+        part.backward()
+        loss += part.item()
+    return loss, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_packed_rows_see_themselves_alone(tokenizer, uneven: Rows, architecture: str) -> None:
+    """The loss and its gradient are those of the same rows, each in a sequence of its own."""
+    recipe = Recipe(size="nano", architecture=architecture, packing=True, max_length=128, batch_tokens=256)  # type: ignore[arg-type]
+    model = from_scratch(recipe, tokenizer)
+    made = [collate(uneven, part, 0, 0.3) for step in plan(uneven.lengths, recipe, 0) for part in step]
+    assert sum(batch.size for batch in made) == len(uneven.tokens)
+    assert len(made) < 10 and sum(batch.tokens.numel() for batch in made) < 1.1 * len(uneven.tokens)
+    loss, packed = gradients(model, made)
+    expected, alone = gradients(model, [collate(uneven, np.array([[i]]), 0, 0.3) for i in range(len(uneven))])
+    assert loss == pytest.approx(expected, rel=1e-6)
+    for name, gradient in alone.items():
+        torch.testing.assert_close(packed[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+    leaky, _ = gradients(model, [batch._replace(positions=None) for batch in made])
+    assert abs(leaky - expected) > 1e-4
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_step_is_the_same_rows_however_it_is_cut(uneven: Rows, packing: bool) -> None:
+    def steps(batch_tokens: int, accumulate: int) -> list[list[int]]:
+        recipe = Recipe(packing=packing, max_length=128, batch_tokens=batch_tokens, accumulate=accumulate)
+        made = plan(uneven.lengths, recipe, 1)
+        for step in made:
+            for part in step:
+                widest = max(uneven.lengths[rows].sum() for rows in part)
+                assert len(part) == 1 or len(part) * widest <= batch_tokens
+        assert accumulate == 1 or any(len(step) > 1 for step in made)
+        return [[int(row) for part in step for rows in part for row in rows] for step in made]
+
+    assert packing or steps(256, 4) == steps(1024, 1)
+    assert sorted(row for step in steps(256, 4) for row in step) == list(range(40))
 
 
 def test_orthogonal_updates_agree_with_pytorch() -> None:

@@ -1,6 +1,5 @@
 """Reads a Hugging Face folder: its configuration and safetensors, and nothing that could run code."""
 
-import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +7,7 @@ import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 
+from longrein.core import folder as folders
 from longrein.core.errors import Error
 
 NATIVE = ("LlamaForCausalLM", "Qwen3ForCausalLM")
@@ -61,15 +61,12 @@ class Architecture(msgspec.Struct, kw_only=True):
 
 class _Name(msgspec.Struct):
     architectures: list[str] = []
-    auto_map: dict[str, Any] | None = None
 
 
 def read(folder: Path) -> tuple[Architecture, dict[str, torch.Tensor]]:
     """The architecture and all tensors by name. Errors: `not_found`, `invalid` (what this engine refuses or does not
     know), `corrupt` (what cannot be read)."""
-    if not folder.is_dir():
-        raise Error("not_found", f"there is no model folder {str(folder)!r}", "give the path of a Hugging Face folder")
-    _refuse_pickles(folder)
+    folders.check(folder)
     _refuse_unknown(read_json(folder / "config.json", _Name))
     architecture = read_json(folder / "config.json", Architecture)
     _refuse_unsupported(architecture)
@@ -94,32 +91,7 @@ def eos_ids(folder: Path, architecture: Architecture) -> set[int]:
     return set() if found is None else {found} if isinstance(found, int) else set(found)
 
 
-def _refuse_pickles(folder: Path) -> None:
-    """Pickle runs code when it is read. Judged by the first bytes: a name may lie."""
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if _is_pickle(path):
-            name = path.relative_to(folder).as_posix()
-            hint = "save it with save_pretrained(…, safe_serialization=True) and remove the pickle"
-            raise Error("invalid", f"{name!r} in the model folder is pickled: only safetensors are loaded", hint)
-
-
-def _is_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
-        return True
-    if head != b"PK\x03\x04":
-        return path.suffix in {".pkl", ".pickle"}
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.save
-            return any(name.endswith(".pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return True
-
-
 def _refuse_unknown(a: _Name) -> None:
-    if a.auto_map:
-        raise Error("invalid", "config.json has an auto_map: code in a model folder is never run", "remove auto_map")
     if not set(a.architectures[:1]) & set(NATIVE):
         name = repr(a.architectures[0]) if a.architectures else "a model whose config.json names no architecture"
         known = " and ".join(NATIVE)

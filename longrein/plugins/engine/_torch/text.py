@@ -35,8 +35,6 @@ class Text:
         self.longest_token = max(map(len, self.tokenizer.get_vocab()), default=1)
         settings = folder / "tokenizer_config.json"
         config = read_json(settings, dict[str, Any]) if settings.exists() else {}
-        if config.get("auto_map"):
-            raise Error("invalid", "tokenizer_config.json has an auto_map: code in a model folder is never run")
         self.special = _special_tokens(config)
         source = _chat_template(folder, config)
         self.template = _compile(source) if source else None

@@ -15,9 +15,9 @@ from transformers import (
     Qwen3Config,
 )
 
+from longrein.core import folder as folders
 from longrein.core.errors import Error
 from longrein.core.training import Recipe
-from longrein.plugins.trainer._torch.folder import check_folder
 from longrein.plugins.trainer._torch.rows import Batch
 
 
@@ -68,7 +68,7 @@ def from_scratch(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrain
 
 def from_folder(folder: Path, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
     """The model of a local folder. Errors: `not_found`, `invalid` (pickles, code, no such architecture), `corrupt`."""
-    check_folder(folder)
+    folders.check(folder)
     if not any(folder.glob("*.safetensors")):
         raise Error("invalid", f"{folder} holds no safetensors weights", "save it with model.save_pretrained(folder)")
     try:

@@ -8,10 +8,10 @@ from jinja2 import TemplateError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from longrein.core import folder as folders
 from longrein.core.chat import Chat
 from longrein.core.errors import Error
 from longrein.core.training import Recipe
-from longrein.plugins.trainer._torch.folder import check_folder
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -59,7 +59,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> P
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a local folder. Errors: `invalid` where it is missing, unsafe, or has no chat template."""
-    check_folder(folder)
+    folders.check(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

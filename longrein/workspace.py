@@ -49,6 +49,7 @@ class Workspace:
         """The lifecycle file as it is now, checked. Errors: `invalid`, with line numbers."""
         from longrein.control import nouns
 
+        use_project(self.root)  # another workspace of this process may have had its turn
         return nouns.read(self.file)
 
     @cached_property

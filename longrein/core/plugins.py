@@ -23,11 +23,8 @@ _project: list[Path] = []
 
 
 def use_project(root: Path) -> None:
-    """Let plugins be found in `root`/plugins/<port>/<name>.py as well; the project used last comes first."""
-    folder = root.absolute() / "plugins"
-    if folder in _project:
-        _project.remove(folder)
-    _project.append(folder)
+    """Let plugins be found in `root`/plugins/<port>/<name>.py as well, in place of another project's."""
+    _project[:] = [root.absolute() / "plugins"]
 
 
 def ports() -> list[str]:

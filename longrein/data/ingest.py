@@ -43,12 +43,17 @@ def sources_digest(config: Config, project: Path, cache: Path | None = None) -> 
 
 
 def version(config: Config) -> str:
-    """What stands for the code of this step in its key: raised by hand here, and every plugin that may take part."""
+    """What stands for the code of this step in its key: raised by hand here, and every plugin that may take part.
+
+    A plugin at its first version adds nothing, so that a new reader, which these sources may not even need, rebuilds
+    no dataset.
+    """
     readers = {s.reader for s in config.sources if isinstance(s, Source)} - {""}
     if any(isinstance(s, str) or not s.reader for s in config.sources):
         readers |= set(plugins.names("reader"))
     used = [("reader", name) for name in sorted(readers)] + [("transform", name) for name, _ in transforms(config)]
-    return digest.of_json([VERSION, *([port, name, plugins.version(port, name)] for port, name in used)])[:16]
+    parts = [(port, name, plugins.version(port, name)) for port, name in used]
+    return digest.of_json([VERSION, *(part for part in parts if part[2] != "1")])[:16]
 
 
 def transforms(config: Config) -> list[tuple[str, dict[str, Any]]]:

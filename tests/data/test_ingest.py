@@ -276,10 +276,22 @@ def test_the_config_needs_no_heavy_package():
     assert subprocess.check_output([sys.executable, "-c", script], env=_env(), text=True) == "set()\n"
 
 
-def test_the_version_of_the_code_follows_its_plugins():
-    configs = [{"transforms": t} for t in ([], ["dedup"], ["normalize"])] + [{"seed": 3}]
-    found = [ingest.version(msgspec.convert({"sources": ["a"], "input": "t"} | c, ingest.Config)) for c in configs]
-    assert len(set(found)) == 3 and found[0] == found[3]
+def test_the_version_of_the_code_follows_its_plugins(tmp_path):
+    def version(**config):
+        return ingest.version(msgspec.convert({"sources": ["a"], "input": "t"} | config, ingest.Config))
+
+    plugins.use_project(tmp_path)
+    before = version()
+    assert version(transforms=["dedup"]) == version(seed=3) == before  # first versions add nothing
+    own = tmp_path / "plugins" / "transform" / "mine.py"
+    own.parent.mkdir(parents=True)
+    own.write_text("plugin = 1")
+    first = version(transforms=["mine"])
+    own.write_text("plugin = 2")
+    assert len({before, first, version(transforms=["mine"])}) == 3
+    (tmp_path / "plugins" / "reader").mkdir()
+    (tmp_path / "plugins" / "reader" / "odd.py").write_text("VERSION = 2")
+    assert version() != before == version(sources=[{"path": "a", "reader": "csv"}])  # the file may be read by it
 
 
 def test_real_data_chinese_with_its_own_split(data, project):

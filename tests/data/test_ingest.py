@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from longrein.core import plugins
 from longrein.core.errors import Error
 from longrein.data import ingest, version
 from longrein.demo import corpus
@@ -200,8 +201,6 @@ def test_a_source_that_changes_while_it_is_read(project):
         "    def read(self, path, options):\n        yield Record({'text': 'a'}, 1)\n"
         "        path.open('a').write('more')\n        yield Record({'text': 'b'}, 2)\nplugin = Live()\n",
     )
-    from longrein.core import plugins
-
     plugins.use_project(project.root)
     with pytest.raises(Error, match="changed while it was read") as raised:
         project.ingest(sources=[{"path": "data/a.jsonl", "reader": "live"}])

@@ -90,11 +90,11 @@ def test_weights_stand_on_the_answer(tokenizer) -> None:
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 100), st.integers(0, 5))
 def test_every_row_is_packed_once_and_tightly(lengths: list[int], width: int, seed: int) -> None:
     sizes = np.array(lengths)
-    packed = pack(sizes, width, width, np.random.default_rng(seed))
+    packed = pack(sizes, width, 100, np.random.default_rng(seed))
     assert sorted(int(i) for rows in packed for i in rows) == list(range(len(sizes)))
     totals = sorted(sizes[rows].sum() for rows in packed)
     assert all(total <= width for rows in packed if len(rows) > 1 for total in [sizes[rows].sum()])
-    if len(sizes) * sizes.mean() <= 50 * width:  # one window: no two sequences could have been one
+    if len(sizes) <= 100:  # one window: no two sequences could have been one
         assert len(totals) < 2 or totals[0] + totals[1] > width
 
 
@@ -145,7 +145,7 @@ def test_a_step_is_the_same_rows_however_it_is_cut(uneven: Rows, packing: bool) 
         assert accumulate == 1 or any(len(step) > 1 for step in made)
         return [[int(row) for part in step for rows in part for row in rows] for step in made]
 
-    assert packing or steps(256, 4) == steps(1024, 1)
+    assert steps(256, 4) == steps(1024, 1)
     assert sorted(row for step in steps(256, 4) for row in step) == list(range(40))
 
 

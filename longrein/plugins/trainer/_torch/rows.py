@@ -71,23 +71,22 @@ def plan(lengths: np.ndarray, recipe: Recipe, epoch: int) -> list[list[list[np.n
     """
     rng = np.random.default_rng([recipe.seed, epoch])
     sequences: Sequence[np.ndarray] | np.ndarray = np.arange(len(lengths))[:, None]
-    sizes = lengths
+    sizes, step_tokens = lengths, recipe.batch_tokens * recipe.accumulate
     if recipe.packing:
-        sequences = pack(lengths, min(recipe.max_length, recipe.batch_tokens), recipe.batch_tokens, rng)
+        sequences = pack(lengths, min(recipe.max_length, recipe.batch_tokens), _window(lengths, step_tokens), rng)
         sizes = np.array([lengths[rows].sum() for rows in sequences])
-    steps = batches(sizes, recipe.batch_tokens * recipe.accumulate, rng)
+    steps = batches(sizes, step_tokens, rng)
     return [
         [[sequences[i] for i in step[part]] for part in batches(sizes[step], recipe.batch_tokens, None)]
         for step in steps
     ]
 
 
-def pack(lengths: np.ndarray, width: int, batch_tokens: int, rng: np.random.Generator) -> list[np.ndarray]:
+def pack(lengths: np.ndarray, width: int, window: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Row indices of each sequence of at most `width` tokens (a longer row alone): best fit, the longest first, within
-    windows of shuffled rows."""
+    windows of so many shuffled rows."""
     packed: list[np.ndarray] = []
     order = rng.permutation(len(lengths))
-    window = _window(lengths, batch_tokens)
     for start in range(0, len(order), window):
         part = order[start : start + window]
         made: list[list[int]] = []
@@ -148,4 +147,5 @@ def collate(rows: Rows, sequences: Sequence[np.ndarray] | np.ndarray, pad: int, 
 
 
 def _window(lengths: np.ndarray, batch_tokens: int) -> int:
+    """How many rows are sorted together."""
     return max(1, int(WINDOW_BATCHES * batch_tokens / max(lengths.mean(), 1)))

@@ -48,6 +48,8 @@ def end(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, 
     if request.param == "wandb":
         pytest.importorskip("wandb")
         return "wandb", {"mode": "offline", "dir": str(tmp_path)}, lambda: _read_wandb(tmp_path)
+    if request.param == "openlineage":
+        return "openlineage", {"dir": str(tmp_path / "events")}, lambda: _read_openlineage(tmp_path / "events")
     pytest.fail(f"say how to test the tracker {request.param!r}")
 
 
@@ -125,6 +127,22 @@ def _read_mlflow(uri: str) -> dict[str, Any]:
     return {
         "name": run.info.run_name, "params": run.data.params, "history": history, "status": run.info.status,
         "lineage": run.data.tags["longrein.inputs"],
+    }  # fmt: skip
+
+
+def _read_openlineage(folder: Path) -> dict[str, Any]:
+    import json
+
+    (file,) = folder.glob("*.jsonl")
+    event = [json.loads(line) for line in file.read_text("utf-8").splitlines()][-1]
+    facet = event["run"]["facets"]["longrein_run"]
+    history: dict[str, list[tuple[int, float]]] = {}
+    for point in facet["metrics"]:
+        history.setdefault(point["key"], []).append((point["step"], float(point["value"])))
+    return {
+        "name": facet["name"], "params": facet["params"], "history": history,
+        "status": {"COMPLETE": "FINISHED"}.get(event["eventType"], event["eventType"]),
+        "lineage": [f"{i['name']}@{i['facets']['version']['datasetVersion']}" for i in event["inputs"]],
     }  # fmt: skip
 
 

@@ -52,9 +52,8 @@ def whole(ledger: Ledger, run_id: str) -> dict[str, Any]:
             .where(metrics.c.run_id == run.id)
             .order_by(metrics.c.step, metrics.c.ts_ms, metrics.c.key)
         ).all()
-    lineage: dict[str, list[str]] = {"in": [], "out": []}
-    for edge, asset in ledger.assets.of_run(run.id):
-        lineage[edge.direction].append(asset.ref)
+    around = ledger.assets.of_run(run.id)
+    lineage = {side: sorted(a.ref for e, a in around if e.direction == side) for side in ("in", "out")}
     return {
         "id": run.id, "name": run.name, "experiment": experiment, "capability": run.capability, "status": run.status,
         "actor": run.actor, "started_ms": run.started_ms, "ended_ms": run.ended_ms,
@@ -63,7 +62,11 @@ def whole(ledger: Ledger, run_id: str) -> dict[str, Any]:
         "metrics": [
             {"key": r.key, "value": math.nan if r.is_nan else r.value, "step": r.step, "ts_ms": r.ts_ms} for r in rows
         ],
-        "inputs": sorted(lineage["in"]), "outputs": sorted(lineage["out"]),
+        "inputs": lineage["in"], "outputs": lineage["out"], "error": run.error,
+        "assets": [
+            {"direction": e.direction, "ref": a.ref, "digest": a.digest, "bytes": a.bytes, "meta": a.meta}
+            for e, a in around
+        ],
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ CONTEXT = {
     "conformsTo": "dct:conformsTo", "cr": "http://mlcommons.org/croissant/",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty", "samplingRate": "cr:samplingRate",
     "examples": {"@id": "cr:examples", "@type": "@json"}, "extract": "cr:extract", "field": "cr:field",
     "fileProperty": "cr:fileProperty", "fileObject": "cr:fileObject", "fileSet": "cr:fileSet", "format": "cr:format",
     "includes": "cr:includes", "isLiveDataset": "cr:isLiveDataset", "jsonPath": "cr:jsonPath", "key": "cr:key",
@@ -30,7 +31,8 @@ def describe(
     ref: str, digest: str, schema: pa.Schema, files: list[Path], folder: Path, format: str, license: str = ""
 ) -> dict[str, Any]:
     """The dataset, its files with their SHA-256, and the fields of its rows with where they are in the files."""
-    name = ref.partition(":")[2].partition("@")[0] or "dataset"
+    name, _, number = (ref.partition(":")[2] or "dataset").partition("@")
+    number = f"{number}.0.0" if number.isdigit() else "1.0.0"
     data = [f for f in files if f.suffix != ".json"]
     distribution = [
         {
@@ -42,25 +44,25 @@ def describe(
     ]  # fmt: skip
     return {
         "@context": CONTEXT, "@type": "sc:Dataset", "name": name, "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "description": f"{ref}, written by Longrein. The rows have the digest {digest}.", "version": ref,
+        "description": f"{ref}, written by Longrein. The rows have the digest {digest}.", "version": number,
         "identifier": f"sha256:{digest}", **({"license": license} if license else {}), "isLiveDataset": False,
         "distribution": distribution,
         "recordSet": [
-            _records(file.relative_to(folder).as_posix(), schema, format)
+            _records(file.relative_to(folder).as_posix(), schema)
             for file in data if format in ("jsonl", "csv", "parquet")
         ],
     }  # fmt: skip
 
 
-def _records(file: str, schema: pa.Schema, format: str) -> dict[str, Any]:
-    fields = [_field(f, file, format) for f in schema]
+def _records(file: str, schema: pa.Schema) -> dict[str, Any]:
+    fields = [_field(f, file) for f in schema if not pa.types.is_nested(f.type)]  # 1.0 has no lists of objects
     return {"@type": "cr:RecordSet", "@id": f"{file}#rows", "name": f"rows of {file}", "field": fields}
 
 
-def _field(field: pa.Field, file: str, format: str) -> dict[str, Any]:
-    extract = {"jsonPath": f"$.{field.name}"} if format == "jsonl" else {"column": field.name}
+def _field(field: pa.Field, file: str) -> dict[str, Any]:
     about = {"@type": "cr:Field", "@id": f"{file}#rows/{field.name}", "name": field.name}
-    return about | {"dataType": _kind(field.type), "source": {"fileObject": {"@id": file}, "extract": extract}}
+    source = {"fileObject": {"@id": file}, "extract": {"column": field.name}}
+    return about | {"dataType": _kind(field.type), "source": source}
 
 
 def _kind(kind: pa.DataType) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,25 @@ def _parquet() -> bytes:
     return sink.getvalue()
 
 
+def _arrow() -> bytes:
+    sink = io.BytesIO()
+    table = pa.Table.from_pylist(ROWS)
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _tar() -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as file:
+        for number, row in enumerate(ROWS):
+            data = json.dumps(row).encode()
+            member = tarfile.TarInfo(f"{number:03}.json")
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    return sink.getvalue()
+
+
 # How the same three rows look in a format; a new format's line here makes it more than garbage-proof.
 SAMPLES: dict[str, Callable[[], bytes]] = {
     ".jsonl": lambda: "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ROWS).encode(),
@@ -41,6 +61,8 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     ".csv": lambda: _csv(","),
     ".tsv": lambda: _csv("\t"),
     ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".tar": _tar,
     ".txt": lambda: "\n".join(r["text"] for r in ROWS).encode(),
 }
 GARBAGE = {

@@ -10,6 +10,6 @@ from longrein.data.version.table import batches, columns_of, digest, find, neare
 from longrein.data.version.write import Draft, Version, commit
 
 __all__ = [
-    "Change", "Digest", "Draft", "Version", "batches", "batches_of", "changes", "columns_of", "commit", "diff", "digest",
-    "find", "nearest", "open", "rows", "stream", "verify",
+    "Change", "Digest", "Draft", "Version", "batches", "batches_of", "changes", "columns_of", "commit", "diff",
+    "digest", "find", "nearest", "open", "rows", "stream", "verify",
 ]  # fmt: skip

@@ -52,7 +52,7 @@ def as_text(data: dict[str, Any]) -> str:
 
 
 def _rows(rows: dict[str, Any]) -> str:
-    """What happened to the rows, with samples."""
+    """What happened to the rows, with samples, columns and counts."""
     before, after = rows["rows"]
     told = [f"{rows[what]:,} {what}" for what in ("added", "removed", "changed", "moved", "same")]
     lines = [f"{before:,} → {after:,} rows: {', '.join(told)}"]
@@ -60,6 +60,17 @@ def _rows(rows: dict[str, Any]) -> str:
         for row in rows["samples"][what]:
             pair = [row["before"], row["after"]] if what == "changed" else [row]
             lines.append(f"  {sign} " + "  →  ".join(_text.short(_brief(r), 70) for r in pair))
+    gone, come = rows["characters"]
+    if gone or come:
+        less, more = rows["tokens"]
+        lines.append(f"{come:,} characters came, {gone:,} went: about {more:,} and {less:,} tokens")
+    lines += [f"column {name} came" for name in rows["columns_added"]]
+    lines += [f"column {name} went" for name in rows["columns_removed"]]
+    lines += [f"column {name}: {' → '.join(types)}" for name, types in rows["columns_changed"].items()]
+    for what in ("splits", "languages"):
+        changed = {name: pair for name, pair in rows[what].items() if pair[0] != pair[1]}
+        if changed:
+            lines.append(f"{what}: " + ", ".join(f"{name} {a:,} → {b:,}" for name, (a, b) in changed.items()))
     return "\n".join(lines)
 
 

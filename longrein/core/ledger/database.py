@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,12 +70,12 @@ class Database:
             return
         with _as_error(self.url), self.engine.connect() as connection:
             # IMMEDIATE takes SQLite's write lock now, so two writers queue instead of failing half-way.
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if self.sqlite else "BEGIN")
+            execute(connection, "BEGIN IMMEDIATE" if self.sqlite else "BEGIN")
             self._local.connection, self._local.turn = connection, self.sqlite
             try:
                 self._take_turn(connection, events)
                 yield connection
-                connection.exec_driver_sql("COMMIT")
+                execute(connection, "COMMIT")
             except BaseException:
                 with suppress(sa.exc.SQLAlchemyError):  # a full disk or a lost server has rolled back already
                     connection.exec_driver_sql("ROLLBACK")
@@ -123,6 +123,23 @@ class Database:
             except BaseException:
                 connection.exec_driver_sql("ROLLBACK")
                 raise
+
+
+def execute(connection: sa.Connection, statement: str, *rows: Sequence[Any]) -> Any:
+    """The driver's cursor after a statement, run once for each row if there are any.
+
+    For the few statements of every logged metric: SQLAlchemy's errors, in a fifth of its time.
+    """
+    cursor = connection.connection.cursor()
+    driver = connection.dialect.loaded_dbapi.Error
+    try:
+        if len(rows) > 1:
+            cursor.executemany(statement, rows)
+        else:
+            cursor.execute(statement, *rows)
+    except driver as error:
+        raise sa.exc.DBAPIError.instance(statement, None, error, driver, dialect=connection.dialect) from error
+    return cursor
 
 
 def _parse(url: str) -> sa.URL:

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from longrein.core.errors import Error
+from longrein.core.ledger.database import execute
 from longrein.core.ledger.schema import latest_metrics, metrics, params, runs, tags
 from longrein.models.track.call import Call
 
@@ -33,12 +34,12 @@ class Point(NamedTuple):
 def check_active(call: Call, run_id: str) -> None:
     """Errors: `not_found`; `invalid` for a deleted run."""
     with call.ledger.db.read() as connection:
-        stage = connection.exec_driver_sql(_hot(call.ledger.db.sqlite).stage, (run_id,)).scalar()
-    if stage is None:
+        row = execute(connection, _hot(call.ledger.db.sqlite).stage, (run_id,)).fetchone()
+    if row is None:
         raise Error("not_found", f"Run with id={run_id} not found")
-    if stage != "active":
+    if row[0] != "active":
         raise Error(
-            "invalid", f"The run {run_id} must be in the 'active' state. Current state is {stage}.", "restore it"
+            "invalid", f"The run {run_id} must be in the 'active' state. Current state is {row[0]}.", "restore it"
         )
 
 
@@ -48,8 +49,8 @@ def add_points(call: Call, points: Sequence[Point]) -> None:
         return
     hot = _hot(call.ledger.db.sqlite)
     with call.ledger.db.write() as connection:
-        connection.exec_driver_sql(hot.insert, _rows(points))
-        connection.exec_driver_sql(hot.upsert, _rows(_newest(points)))
+        execute(connection, hot.insert, *points)
+        execute(connection, hot.upsert, *_newest(points))
 
 
 def add_params(call: Call, run_id: str, values: dict[str, str]) -> None:
@@ -108,10 +109,6 @@ def _hot(sqlite: bool) -> _Hot:
         into.format(metrics.name, *values) + "DO NOTHING",
         into.format(latest_metrics.name, *values) + f"(run_id, key) DO UPDATE SET {change} WHERE ({new}) > ({old})",
     )
-
-
-def _rows(points: Sequence[Point]) -> Any:
-    return list(points) if len(points) > 1 else points[0]
 
 
 def _newest(points: Sequence[Point]) -> Sequence[Point]:

@@ -99,7 +99,7 @@ class Source:
             return self._mapping(loader, node, path, inside)
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(loader, child, (*path, i), inside) for i, child in enumerate(node.value)]
-        value = loader.construct_object(node, deep=True)
+        value = self._scalar(loader, node)
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(node.start_mark.line + 1, f"{node.value} is not a number to work with", "leave it out")
         if not isinstance(value, (str, int, float, bool, type(None))):  # a date: the text as it was written
@@ -108,10 +108,19 @@ class Source:
             self._check_text(node, value)
         return value
 
+    def _scalar(self, loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+        try:
+            return loader.construct_object(node, deep=True)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            # PyYAML does not check what an explicit tag stands before: `!!int ""`, `!!timestamp x`
+            raise self.error(
+                node.start_mark.line + 1, f"{node.value!r} is no {node.tag}", "leave the tag out"
+            ) from error
+
     def _mapping(self, loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path_, inside: tuple[int, ...]) -> Any:
         found: dict[str, Any] = {}
         for key_node, child in node.value:
-            key = loader.construct_object(key_node, deep=True)
+            key = self._scalar(loader, key_node)
             if not isinstance(key, Hashable) or isinstance(key, (tuple, frozenset)):
                 raise self.error(key_node.start_mark.line + 1, "a key must be plain text")
             name = key if isinstance(key, str) else str(key_node.value)

@@ -192,6 +192,12 @@ def test_dates_and_odd_keys_are_the_text_that_was_written(tmp_path: Path) -> Non
     assert spec.project == "2026-11-22" and list(spec.datasets) == ["no", "1"]
 
 
+@pytest.mark.parametrize("value", ["!!int ''", "!!float x", "!!timestamp x", "!!bool q"])
+def test_a_tag_before_what_it_does_not_fit(tmp_path: Path, value: str) -> None:
+    error = complaint(tmp_path, f"# a note\nproject: {value}\n")
+    assert error.details["line"] == 2 and error.hint == "leave the tag out"
+
+
 def test_a_password_in_the_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
     error = complaint(tmp_path, GOOD + "ledger: postgresql://lr:geheim@db/x\n")
     assert "LONGREIN_LEDGER" in error.hint and "geheim" not in str(error.as_dict()) and error.details["line"] == 32

@@ -251,7 +251,7 @@ class Assets:
             ]
 
 
-def _chunks(ids: Iterable[T], size: int = 500) -> Iterable[list[T]]:
+def _chunks(ids: Iterable[T], size: int = 5000) -> Iterable[list[T]]:
     ordered = sorted(ids)
     return (ordered[i : i + size] for i in range(0, len(ordered), size))
 

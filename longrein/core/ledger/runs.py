@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from longrein.core.errors import Error
 from longrein.core.ledger.database import Database, now_ms
 from longrein.core.ledger.events import Events
+from longrein.core.ledger.points import Point, add
 from longrein.core.ledger.schema import experiments, latest_metrics, metrics, params, runs, tags
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -128,11 +129,9 @@ class Runs:
         parameters: Mapping[str, str] | None = None, labels: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         """Log (key, value, step, ts_ms) points, params and tags in one transaction. Points logged twice count once."""
-        rows = [_point(run_id, *point) for point in points]
+        rows = [Point.of(run_id, *point) for point in points]
         with self.db.write() as connection:
-            if rows:
-                connection.execute(self.db.insert(metrics).on_conflict_do_nothing(), rows)
-                connection.execute(self._upsert_latest(), _newest(rows))
+            add(self.db, rows)
             for table, pairs in ((params, parameters), (tags, labels)):
                 if pairs:
                     insert = self.db.insert(table)
@@ -155,11 +154,11 @@ class Runs:
                 last = connection.execute(
                     sa.select(metrics)
                     .where(metrics.c.run_id == run_id, metrics.c.key == key)
-                    .order_by(metrics.c.step.desc(), metrics.c.ts_ms.desc())
+                    .order_by(metrics.c.step.desc(), metrics.c.ts_ms.desc(), metrics.c.value.desc())
                     .limit(1)
                 ).first()
                 if last:
-                    connection.execute(self._upsert_latest(), [dict(last._mapping)])
+                    add(self.db, [Point(**last._mapping)])
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """The last value of each metric."""
@@ -184,12 +183,6 @@ class Runs:
         with self.db.read() as connection:
             return {r.key: r.value for r in connection.execute(sa.select(table).where(table.c.run_id == run_id))}
 
-    def _upsert_latest(self) -> Any:
-        insert, old, new = self.db.insert(latest_metrics), latest_metrics.c, ("step", "ts_ms", "value", "is_nan")
-        newer = sa.tuple_(insert.excluded.step, insert.excluded.ts_ms) >= sa.tuple_(old.step, old.ts_ms)
-        values = {c: insert.excluded[c] for c in new}
-        return insert.on_conflict_do_update(index_elements=["run_id", "key"], set_=values, where=newer)
-
 
 def new_id(started_ms: int) -> str:
     return f"{started_ms:012x}{uuid.uuid4().hex[:20]}"
@@ -200,23 +193,6 @@ def this_machine() -> dict[str, Any]:
         "host": socket.gethostname(), "python": platform.python_version(), "system": platform.platform(),
         "cpus": os.cpu_count(), "pid": os.getpid(),
     }  # fmt: skip
-
-
-def _point(run_id: str, key: str, value: float, step: int, ts_ms: int) -> dict[str, Any]:
-    """NaN and the infinities as MLflow keeps them: NaN as 0 with a mark, the infinities as the largest doubles."""
-    nan = math.isnan(value)
-    kept = 0.0 if nan else max(-1.7976931348623157e308, min(1.7976931348623157e308, float(value)))
-    return {"run_id": run_id, "key": key, "value": kept, "step": step, "ts_ms": ts_ms, "is_nan": nan}
-
-
-def _newest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a key: PostgreSQL refuses to update a row twice in one statement."""
-    newest: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        old = newest.get(row["key"])
-        if old is None or (row["step"], row["ts_ms"]) >= (old["step"], old["ts_ms"]):
-            newest[row["key"]] = row
-    return list(newest.values())
 
 
 def _run(row: Any) -> Run:

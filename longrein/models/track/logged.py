@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from longrein.core.errors import Error
 from longrein.core.ledger import now_ms
+from longrein.core.ledger.points import Point
 from longrein.core.ledger.schema import (
     logged_model_metrics,
     logged_model_params,
@@ -22,7 +23,6 @@ from longrein.models.track import experiments, inputs, limits
 from longrein.models.track.artifacts import local_name
 from longrein.models.track.call import Call, Json, Pair, Request, check_limit, number, offset_of, page, pairs
 from longrein.models.track.grammar import LOGGED
-from longrein.models.track.points import Point
 from longrein.models.track.query import Column, Target
 
 STATUSES = {

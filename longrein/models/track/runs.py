@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from longrein.core.errors import Error
 from longrein.core.ledger import now_ms
+from longrein.core.ledger.points import Point, add
 from longrein.core.ledger.runs import new_id
 from longrein.core.ledger.schema import latest_metrics, metrics, params, runs, tags
 from longrein.models.track import experiments, inputs, limits, logged, points
@@ -29,7 +30,6 @@ from longrein.models.track.call import (
     stages,
 )
 from longrein.models.track.grammar import RUNS
-from longrein.models.track.points import Point
 from longrein.models.track.query import Target
 
 STATUSES = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
@@ -233,7 +233,7 @@ def log_points(call: Call, run_id: str, values: Sequence[Any]) -> Json:
     """Log metrics of one run, `Metric`s or `LogMetric`s."""
     found = [Point.of(run_id, limits.check_key(m.key, "name"), m.value, m.step, m.timestamp) for m in values]
     points.check_active(call, run_id)
-    points.add_points(call, found)
+    add(call.ledger.db, found)
     if about := [m for m in values if m.model_id]:
         logged.add_metrics(call, run_id, about)
     return {}

@@ -222,7 +222,9 @@ class Loop:
                 for name in [name for name, state in deployment.gates.items() if state == "will judge"]:
                     self._judge(spec, deployment, release, name)
                 return
-            revision = self.ledger.aliases.get("release", endpoint).get(ALIAS, (None, 0))[1]
+            held, revision = self.ledger.aliases.get("release", endpoint).get(ALIAS, (None, 0))
+            if held == release:  # another loop was quicker: the promotion is its to tell
+                return
             self.ledger.aliases.move(
                 "release", endpoint, ALIAS, release, actor=self.actor, expect=revision, reason="gates passed"
             )

@@ -205,8 +205,13 @@ class Fleet:
             lane = self.lanes.get(name) or self.lanes.setdefault(name, Lane(self, name))
             lane.want(target)
 
-    def route(self, name: str) -> Replica:
-        """What answers for an endpoint now. Errors: `not_found` with the nearest names, `unavailable`."""
+    def route(self, name: str, unit: str = "", release: str = "") -> Replica:
+        """What answers a request to an endpoint now.
+
+        unit: what stickiness hangs on (models.experiment.assign.unit): the same unit stays on its release. release: a
+        release asked for by name, for keys that may: "candidate", "stable", a version or a digest.
+        Errors: `not_found` with the nearest names, `unavailable`.
+        """
         lane = self.lanes.get(name)
         if lane is None:
             hint = nearest(name[:200], self.lanes)
@@ -214,6 +219,14 @@ class Fleet:
         if lane.serving is None or not lane.serving.engine.alive:
             raise lane.refusal()
         return lane.serving
+
+    def fallbacks(self, name: str, replica: Replica) -> list[Replica]:
+        """Other live replicas that may answer when this one failed before its first byte; the best first."""
+        return []
+
+    def shadow(self, name: str, unit: str) -> Replica | None:
+        """The replica that should get a copy of a request, if this one is drawn; unit: the request's id."""
+        return None
 
     async def settled(self) -> None:
         """Wait until every lane serves what it should, or has failed to for now."""

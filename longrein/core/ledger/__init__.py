@@ -9,10 +9,26 @@ from longrein.core.ledger.database import Database, now_ms
 from longrein.core.ledger.events import Event, Events
 from longrein.core.ledger.keys import ApiKey, Keys
 from longrein.core.ledger.requests import Requests
+from longrein.core.ledger.rollouts import Rollout, Rollouts
 from longrein.core.ledger.runs import Run, Runs
+from longrein.core.ledger.traffic import Block, Traffic
 from longrein.core.ledger.work import Claim, Item, Work
 
-__all__ = ["ApiKey", "Asset", "Claim", "Edge", "Event", "Item", "Ledger", "Lineage", "Run", "Verdict", "now_ms"]
+__all__ = [
+    "ApiKey",
+    "Asset",
+    "Block",
+    "Claim",
+    "Edge",
+    "Event",
+    "Item",
+    "Ledger",
+    "Lineage",
+    "Rollout",
+    "Run",
+    "Verdict",
+    "now_ms",
+]
 
 
 class Ledger:
@@ -24,9 +40,11 @@ class Ledger:
         self.assets = Assets(self.db, self.events)
         self.runs = Runs(self.db, self.events)
         self.aliases = Aliases(self.db, self.events, self.assets)
+        self.rollouts = Rollouts(self.db, self.events, self.aliases)
         self.work = Work(self.db, self.events)
         self.keys = Keys(self.db, self.events)
         self.requests = Requests(self.db)
+        self.traffic = Traffic(self.db)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -269,6 +269,27 @@ work = sa.Table(
     _column("updated_ms", sa.BigInteger),
 )
 
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    _column("id", Id, primary_key=True, autoincrement=True),
+    _column("endpoint", Key),
+    _column("stable_id", Id),  # assets
+    _column("candidate_id", Id),
+    _column("config", sa.JSON),  # the strategy as declared when it began
+    _column("state", sa.JSON),
+    _column("weight", sa.Integer),  # of 10,000 buckets
+    _column("shadow", sa.Integer),
+    _column("status", sa.String),  # running | paused | promoted | rolled_back | replaced
+    _column("reason", sa.Text),
+    _column("actor", sa.Text),
+    _column("revision", sa.Integer),  # what compare-and-swap compares
+    _column("started_ms", sa.BigInteger),
+    _column("updated_ms", sa.BigInteger),
+    _column("ended_ms", sa.BigInteger, nullable=True),
+    sa.Index("ix_rollouts_endpoint_id", "endpoint", "id"),
+)
+
 api_keys = sa.Table(
     "api_keys",
     metadata,
@@ -276,8 +297,25 @@ api_keys = sa.Table(
     _column("hash", sa.String(64), unique=True),
     _column("label", sa.Text),
     _column("scopes", sa.JSON),
+    _column("team", Key, server_default=""),
+    _column("limits", sa.JSON, nullable=True),  # {name of a limit: number}, as the gateway knows them
     _column("created_ms", sa.BigInteger),
     _column("revoked_ms", sa.BigInteger, nullable=True),
+)
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    _column("request_id", Key, primary_key=True),
+    _column("name", Key, primary_key=True),  # of the metric; "" for a comment alone
+    _column("source", Key, primary_key=True),  # the API key that said it
+    _column("value", Double, nullable=True),
+    _column("comment", sa.Text, server_default=""),
+    _column("endpoint", Key),
+    _column("release", Key),
+    _column("arm", Key),
+    _column("ts_ms", sa.BigInteger),
+    sa.Index("ix_feedback_endpoint_ts_ms", "endpoint", "ts_ms"),
+    sqlite_with_rowid=False,
 )
 requests = sa.Table(
     "requests",
@@ -297,4 +335,27 @@ requests = sa.Table(
     _column("input_digest", Key),
     _column("input", sa.Text, nullable=True),  # the text only where the endpoint's log_text says so
     _column("output", sa.Text, nullable=True),
+)
+
+traffic = sa.Table(
+    "traffic",
+    metadata,
+    _column("endpoint", Key, primary_key=True),
+    _column("start_ms", sa.BigInteger, primary_key=True),
+    _column("length_ms", sa.BigInteger, primary_key=True),
+    _column("release", Key, primary_key=True),  # digest; "" for requests that reached no release
+    _column("arm", Key, primary_key=True),
+    _column("worker", Key, primary_key=True),  # the gateway process that wrote it; "" once blocks were joined
+    _column("requests", sa.BigInteger),
+    _column("errors", sa.BigInteger),
+    _column("refused", sa.BigInteger),
+    _column("cancelled", sa.BigInteger),
+    _column("guarded", sa.BigInteger),
+    _column("tokens_in", sa.BigInteger),
+    _column("tokens_out", sa.BigInteger),
+    _column("cost_usd", Double),
+    _column("timings", sa.Text),  # {name: core.histogram as JSON}
+    _column("scores", sa.Text),
+    sa.Index("ix_traffic_length_ms_start_ms", "length_ms", "start_ms"),
+    sqlite_with_rowid=False,
 )

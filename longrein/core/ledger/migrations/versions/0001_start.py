@@ -30,6 +30,8 @@ def upgrade() -> None:
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("label", sa.Text(), nullable=False),
         sa.Column("scopes", sa.JSON(), nullable=False),
+        sa.Column("team", Key, server_default="", nullable=False),
+        sa.Column("limits", sa.JSON(), nullable=True),
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("revoked_ms", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
@@ -109,6 +111,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_experiments")),
         sa.UniqueConstraint("name", name=op.f("uq_experiments_name")),
     )
+    op.create_table(
+        "feedback",
+        sa.Column("request_id", Key, nullable=False),
+        sa.Column("name", Key, nullable=False),
+        sa.Column("source", Key, nullable=False),
+        sa.Column("value", sa.Double(), nullable=True),
+        sa.Column("comment", sa.Text(), server_default="", nullable=False),
+        sa.Column("endpoint", Key, nullable=False),
+        sa.Column("release", Key, nullable=False),
+        sa.Column("arm", Key, nullable=False),
+        sa.Column("ts_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("request_id", "name", "source", name=op.f("pk_feedback")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_feedback_endpoint_ts_ms", "feedback", ["endpoint", "ts_ms"], unique=False)
     op.create_table(
         "gated",
         sa.Column("kind", Key, nullable=False),
@@ -245,6 +262,26 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_requests_ts_ms"), "requests", ["ts_ms"], unique=False)
     op.create_table(
+        "rollouts",
+        sa.Column("id", Id, autoincrement=True, nullable=False),
+        sa.Column("endpoint", Key, nullable=False),
+        sa.Column("stable_id", Id, nullable=False),
+        sa.Column("candidate_id", Id, nullable=False),
+        sa.Column("config", sa.JSON(), nullable=False),
+        sa.Column("state", sa.JSON(), nullable=False),
+        sa.Column("weight", sa.Integer(), nullable=False),
+        sa.Column("shadow", sa.Integer(), nullable=False),
+        sa.Column("status", sa.String(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("started_ms", sa.BigInteger(), nullable=False),
+        sa.Column("updated_ms", sa.BigInteger(), nullable=False),
+        sa.Column("ended_ms", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_rollouts")),
+    )
+    op.create_index("ix_rollouts_endpoint_id", "rollouts", ["endpoint", "id"], unique=False)
+    op.create_table(
         "runs",
         sa.Column("id", Key, nullable=False),
         sa.Column("experiment_id", Id, nullable=False),
@@ -278,6 +315,30 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", "key", name=op.f("pk_tags")),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "traffic",
+        sa.Column("endpoint", Key, nullable=False),
+        sa.Column("start_ms", sa.BigInteger(), nullable=False),
+        sa.Column("length_ms", sa.BigInteger(), nullable=False),
+        sa.Column("release", Key, nullable=False),
+        sa.Column("arm", Key, nullable=False),
+        sa.Column("worker", Key, nullable=False),
+        sa.Column("requests", sa.BigInteger(), nullable=False),
+        sa.Column("errors", sa.BigInteger(), nullable=False),
+        sa.Column("refused", sa.BigInteger(), nullable=False),
+        sa.Column("cancelled", sa.BigInteger(), nullable=False),
+        sa.Column("guarded", sa.BigInteger(), nullable=False),
+        sa.Column("tokens_in", sa.BigInteger(), nullable=False),
+        sa.Column("tokens_out", sa.BigInteger(), nullable=False),
+        sa.Column("cost_usd", sa.Double(), nullable=False),
+        sa.Column("timings", sa.Text(), nullable=False),
+        sa.Column("scores", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "endpoint", "start_ms", "length_ms", "release", "arm", "worker", name=op.f("pk_traffic")
+        ),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_traffic_length_ms_start_ms", "traffic", ["length_ms", "start_ms"], unique=False)
     op.create_table(
         "verdicts",
         sa.Column("id", Id, autoincrement=True, nullable=False),

@@ -1,0 +1,167 @@
+"""Traffic in blocks of time: what each release of an endpoint was asked, how it did, and what people said of it.
+
+The local time series behind roll-outs and monitors. Each gateway process holds its open blocks in memory and writes
+them whole, again and again, under its own name: a write repeated after an unknown outcome changes nothing.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from longrein.core.histogram import Histogram
+from longrein.core.ledger.database import Database, now_ms
+from longrein.core.ledger.schema import traffic
+
+BLOCK_MS = 10_000
+DAY_MS = 86_400_000
+SETTLED_MS = 3_000  # after a block's end: by then every gateway that can has written it
+# A block's length, how long such blocks are kept, and the length of those it becomes part of then (0: none).
+KEPT = ((BLOCK_MS, DAY_MS, 300_000), (300_000, 14 * DAY_MS, 3_600_000), (3_600_000, 400 * DAY_MS, 0))
+COUNTS = (
+    "requests", "errors", "refused", "cancelled", "guarded", "tokens_in", "tokens_out", "cost_usd"
+)  # fmt: skip
+
+
+class Block:
+    """One release's share of an endpoint's traffic in [start_ms, start_ms + length_ms).
+
+    requests: all that ended in it. Among them errors: 5xx, the engine's included, not a client's mistakes; refused:
+    429; cancelled: the client hung up; guarded: a guard acted. timings: {"latency_ms" | "ttft_ms" | "token_ms"} of
+    those answered. scores: what feedback said, by metric, in the block it arrived in; true is 1 and false is 0.
+    """
+
+    __slots__ = ("arm", "endpoint", "length_ms", "release", "scores", "start_ms", "timings", *COUNTS)
+
+    def __init__(
+        self, endpoint: str, release: str, start_ms: int, *, arm: str = "", length_ms: int = BLOCK_MS, **counts: Any
+    ) -> None:
+        """release: its digest, or "" for requests that reached none. arm: "" for answers that clients saw, else what
+        the roll-out calls it ("shadow")."""
+        self.endpoint, self.release, self.arm = endpoint, release, arm
+        self.start_ms, self.length_ms = start_ms, length_ms
+        self.requests = self.errors = self.refused = self.cancelled = self.guarded = 0
+        self.tokens_in = self.tokens_out = 0
+        self.cost_usd = 0.0
+        self.timings: dict[str, Histogram] = {}
+        self.scores: dict[str, Histogram] = {}
+        for name, value in counts.items():
+            setattr(self, name, value)
+
+    @property
+    def key(self) -> tuple[int, int, str, str, str]:
+        return self.start_ms, self.length_ms, self.endpoint, self.release, self.arm
+
+    def time(self, name: str, value: float) -> None:
+        (self.timings.get(name) or self.timings.setdefault(name, Histogram())).record(value)
+
+    def score(self, name: str, value: float) -> None:
+        (self.scores.get(name) or self.scores.setdefault(name, Histogram())).record(value)
+
+    def merge(self, other: "Block") -> None:
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, theirs in ((self.timings, other.timings), (self.scores, other.scores)):
+            for name, histogram in theirs.items():
+                mine.setdefault(name, Histogram()).merge(histogram)
+
+    def __repr__(self) -> str:
+        return f"Block({self.endpoint} {self.release[:12]} {self.arm} at {self.start_ms}: {self.requests} requests)"
+
+
+class Traffic:
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def put(self, worker: str, blocks: Iterable[Block]) -> None:
+        """Write blocks as they are now, each in place of what this worker wrote of it before. worker: a name that no
+        other process ever has, and none after it."""
+        rows = [_row(worker, block) for block in blocks]
+        if not rows:
+            return
+        statement = self.db.insert(traffic)
+        changed = {c.name: statement.excluded[c.name] for c in traffic.c if not c.primary_key}
+        with self.db.write() as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=KEY, set_=changed), rows)
+
+    def blocks(self, endpoint: str, since_ms: int = 0, until_ms: int | None = None) -> list[Block]:
+        """Blocks that start in [since_ms, until_ms), by time, release and arm, merged over the gateways.
+
+        until_ms is by default such that every block returned has ended, and was written by every gateway that reaches
+        the ledger. Old blocks are longer than new ones: see KEPT.
+        """
+        if until_ms is None:
+            until_ms = (now_ms() - SETTLED_MS) // BLOCK_MS * BLOCK_MS
+        here = (traffic.c.endpoint == endpoint, traffic.c.start_ms >= since_ms, traffic.c.start_ms < until_ms)
+        query = sa.select(traffic).where(*here).order_by(*(traffic.c[name] for name in KEY))
+        with self.db.read() as connection:
+            return list(_merged(_block(row) for row in connection.execute(query)).values())
+
+    def compact(self, now: int, windows: int = 24) -> int:
+        """Join blocks past their time into longer ones, and forget the oldest: at most `windows` of the longer blocks,
+        so that it is soon done; the number of rows that went, 0 when nothing was left to do."""
+        return sum(self._join(length, now - kept, longer, windows) for length, kept, longer in KEPT)
+
+    def _join(self, length: int, before: int, longer: int, windows: int) -> int:
+        """Several may try at once: DELETE gives each row to one of them, and one that lost a race changes nothing."""
+        short = traffic.c.length_ms == length
+        with self.db.read() as connection:
+            oldest = connection.execute(sa.select(sa.func.min(traffic.c.start_ms)).where(short)).scalar()
+        if oldest is None:
+            return 0
+        step = longer or DAY_MS
+        start = oldest // step * step
+        end = min(start + windows * step, before // step * step)
+        if end <= start:
+            return 0
+        within = (traffic.c.start_ms >= start, traffic.c.start_ms < end, traffic.c.length_ms.in_((length, longer)))
+        with self.db.write() as connection:
+            gone = connection.execute(traffic.delete().where(*within).returning(traffic)).all()
+            if longer and gone:
+                joined = _merged(_moved(_block(row), longer) for row in gone)
+                connection.execute(traffic.insert(), [_row("", block) for block in joined.values()])
+        return len(gone)
+
+
+KEY = [c.name for c in traffic.primary_key]
+_encode = msgspec.json.encode
+
+
+def _merged(blocks: Iterable[Block]) -> dict[Any, Block]:
+    found: dict[Any, Block] = {}
+    for block in blocks:
+        if same := found.get(block.key):
+            same.merge(block)
+        else:
+            found[block.key] = block
+    return found
+
+
+def _moved(block: Block, length_ms: int) -> Block:
+    block.start_ms, block.length_ms = block.start_ms // length_ms * length_ms, length_ms
+    return block
+
+
+def _row(worker: str, block: Block) -> dict[str, Any]:
+    key = {"endpoint": block.endpoint, "release": block.release, "arm": block.arm, "worker": worker}
+    when = {"start_ms": block.start_ms, "length_ms": block.length_ms}
+    return {**key, **when, **{name: getattr(block, name) for name in COUNTS},
+            "timings": _told(block.timings), "scores": _told(block.scores)}  # fmt: skip
+
+
+def _block(row: Any) -> Block:
+    block = Block(
+        row.endpoint, row.release, row.start_ms, arm=row.arm, length_ms=row.length_ms,
+        **{name: getattr(row, name) for name in COUNTS},
+    )  # fmt: skip
+    block.timings, block.scores = _read(row.timings), _read(row.scores)
+    return block
+
+
+def _told(histograms: dict[str, Histogram]) -> str:
+    return _encode({name: histogram.as_json() for name, histogram in histograms.items()}).decode()
+
+
+def _read(text: str) -> dict[str, Histogram]:
+    return {name: Histogram.from_json(value) for name, value in msgspec.json.decode(text).items()}

@@ -58,7 +58,7 @@ class Aliases:
             if back:
                 self._check_held(subject, to)
             else:
-                self._check_gates(kind, name, alias, to)
+                self.check(kind, name, alias, to)
             row = connection.execute(sa.select(aliases).where(*where).with_for_update()).first()
             seen = row.revision if row else 0
             if expect is not None and expect != seen:
@@ -171,12 +171,8 @@ class Aliases:
                 missing[gate] = "; ".join(found.reasons) or "failed"
         return missing
 
-    def _gates(self, kind: str, name: str, alias: str) -> dict[str, str]:
-        where = (gated.c.kind == kind, gated.c.name == name, gated.c.alias == alias)
-        with self.db.read() as connection:
-            return dict(connection.scalar(sa.select(gated.c.gates).where(*where)) or {})
-
-    def _check_gates(self, kind: str, name: str, alias: str, to: Asset) -> None:
+    def check(self, kind: str, name: str, alias: str, to: Asset) -> None:
+        """Errors: `blocked` when a gate of this alias has not passed this very digest."""
         missing = self.missing(kind, name, alias, to)
         if missing:
             why = "; ".join(
@@ -184,6 +180,11 @@ class Aliases:
             )
             hint = f"longrein promote {to.ref} --approve" if list(missing) == [APPROVAL] else f"longrein show {to.ref}"
             raise Error("blocked", f"{to.ref} may not become {alias!r}: {why}", hint, gates=missing)
+
+    def _gates(self, kind: str, name: str, alias: str) -> dict[str, str]:
+        where = (gated.c.kind == kind, gated.c.name == name, gated.c.alias == alias)
+        with self.db.read() as connection:
+            return dict(connection.scalar(sa.select(gated.c.gates).where(*where)) or {})
 
     def _check_held(self, subject: str, to: Asset) -> None:
         for event in self.events.recent(subject, limit=1000):

@@ -263,7 +263,9 @@ class Loop:
 
         Mostly it is there; it is made here for the release in production, or a second endpoint with another prompt.
         """
-        step = nouns.evaluation(spec, spec.endpoints[endpoint].model)
+        model = spec.endpoints[endpoint].model
+        assert model, "an endpoint without one has no gates"
+        step = nouns.evaluation(spec, model)
         state = plan(self.ledger, self.store, self.project, spec)
         held = {role: release.meta[role]["ref"] for role in ("model", "prompt") if release.meta.get(role)}
         made = {p.step.id: p.output for p in state.steps if p.output}
@@ -312,7 +314,8 @@ def guard(ledger: Ledger, spec: Lifecycle, actor: str) -> None:
     for endpoint, config in spec.endpoints.items():
         gates = gate_digests(spec, endpoint)
         ledger.aliases.guard("release", endpoint, ALIAS, gates, actor=actor)
-        models.setdefault(config.model, {}).update((k, v) for k, v in gates.items() if k != APPROVAL)
+        if config.model:
+            models.setdefault(config.model, {}).update((k, v) for k, v in gates.items() if k != APPROVAL)
     for model, gates in models.items():
         ledger.aliases.guard("model", model, ALIAS, gates, actor=actor)
 

@@ -134,9 +134,8 @@ def steps(spec: Lifecycle) -> list[Step]:
         found.append(Step("model", name, "models.train", sparse(model), code, inputs, sources=_folders_of(model)))
         found.append(evaluation(spec, name))
     for name, endpoint in spec.endpoints.items():
-        inputs = {"model": f"model:{endpoint.model}"} | (
-            {"prompt": f"prompt:{endpoint.prompt}"} if endpoint.prompt else {}
-        )
+        parts = {"model": endpoint.model, "prompt": endpoint.prompt}
+        inputs = {kind: f"{kind}:{part}" for kind, part in parts.items() if part}
         found.append(Step("release", name, "models.deploy", deploy.served(endpoint), _own(deploy), inputs, light=True))
     return found
 

@@ -6,39 +6,61 @@ import msgspec
 
 from longrein.core.digest import canonical
 from longrein.core.step import Context, Input
+from longrein.models.upstream import Config as Upstream
 
 VERSION = 1
 ALIAS = "prod"  # the alias of a release that its endpoint serves
+UPSTREAM = "openai"  # the engine of a release that an upstream serves, by the API it speaks
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An endpoint in longrein.yaml."""
 
-    model: str
+    model: str | None = None  # may be left out when an upstream serves one of its own
     prompt: str | None = None
+    upstream: Upstream | None = None  # a server elsewhere, in place of an engine
     engine: str = "torch"
     options: dict[str, Any] = {}  # the engine's
     gates: list[str] = []
     approval: Literal["auto", "manual"] = "auto"  # manual: a person promotes what the gates passed
     log_text: bool = False  # keep the text of requests and answers in the request log
 
+    def __post_init__(self) -> None:
+        if self.upstream is None and self.model is None:
+            raise ValueError("Needs a model, or an upstream that serves one")
+        if self.upstream and (self.engine != "torch" or self.options):
+            raise ValueError("An upstream has no engine and no options: they are its own server's")
+        if self.model is None and self.gates:
+            raise ValueError("Gates judge a report of a model, and there is none: use approval: manual")
+
 
 def run(context: Context) -> None:
-    """Inputs: "model", and "prompt" where there is one. Output: a release, one JSON file that names what is in it."""
+    """Inputs: "model" and "prompt" where there are such. Output: a release, one JSON file that names what is in it."""
     config = msgspec.convert(context.config, Config)
-    model, prompt = context.inputs["model"], context.inputs.get("prompt")
-    settings = {"engine": config.engine, "options": config.options}
+    model, prompt = context.inputs.get("model"), context.inputs.get("prompt")
+    settings = _settings(config)
     path = context.scratch / "release.json"
     # The digest is over what is served: digests and settings, not the version numbers this ledger gave them.
-    path.write_bytes(canonical({"model": model.digest, "prompt": prompt.digest if prompt else None, **settings}))
-    meta = {"model": _part(model), "prompt": _part(prompt) if prompt else None, **settings}
-    tokenizer = model.meta.get("tokenizer_digest")
+    digests = {"model": model.digest if model else None, "prompt": prompt.digest if prompt else None}
+    path.write_bytes(canonical(digests | settings))
+    meta = {"model": _part(model) if model else None, "prompt": _part(prompt) if prompt else None, **settings}
+    tokenizer = model.meta.get("tokenizer_digest") if model else None
     context.put("release", context.name, path, meta | ({"tokenizer": tokenizer} if tokenizer else {}))
 
 
 def served(config: Config) -> dict[str, Any]:
     """The part of an endpoint's config that the release holds: the rest may change without a new release."""
-    return {"engine": config.engine, "options": config.options, "model": config.model}
+    named = {"model": config.model} if config.model else {}
+    if config.upstream:
+        return {"upstream": msgspec.to_builtins(config.upstream), **named}
+    return {"engine": config.engine, "options": config.options, **named}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What answers: an engine with its options, or ("openai") an upstream."""
+    if config.upstream:
+        return {"engine": UPSTREAM, "options": msgspec.to_builtins(config.upstream)}
+    return {"engine": config.engine, "options": config.options}
 
 
 def _part(value: Input) -> dict[str, str]:

@@ -6,7 +6,7 @@ Each plugin module holds one public object, `plugin`, and `VERSION` (see longrei
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from longrein.core.generation import Event, Request
 from longrein.core.step import Context, Job
@@ -22,6 +22,20 @@ class Record(NamedTuple):
     reason: str = ""  # why it could not be read, one word for counting: "malformed", "too_long", …
     detail: str = ""  # the same for people
     raw: str = ""  # what could not be read, shortened, undecodable bytes escaped
+    member: str = ""  # which file of an archive it stood in; `line` is a line of that
+
+
+class Blob(Protocol):
+    """Named bytes to read: a local Path is one, and so is what lies in a compressed file or an archive."""
+
+    @property
+    def name(self) -> str:
+        """With the suffix that tells the format, and no folder."""
+        ...
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """A stream from the beginning at every call; it may lack `seek`. Bytes that cannot be had raise OSError."""
+        ...
 
 
 class Reader(Protocol):
@@ -29,9 +43,9 @@ class Reader(Protocol):
 
     suffixes: ClassVar[tuple[str, ...]]  # (".jsonl", ".ndjson")
 
-    def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
+    def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         """Records in file order, memory flat. A bad record is yielded with its reason and reading goes on; a file
-        that cannot be read at all raises Error("invalid")."""
+        that cannot be read, or not further, raises Error("invalid") or OSError. Wrong options: ValidationError."""
         ...
 
 
@@ -48,7 +62,8 @@ class Transform(Protocol):
 
     A row is {"input": str, "output": str | None} or {"messages": [{"role": str, "content": str}]}, with "source" and
     "line" (where it came from) when it has them. A row is changed by yielding a new dict, never in place. It may gain
-    "group": the key (longrein.core.text.key, hex) of another request with which it must share its side of the split.
+    "group": the key (longrein.core.text.key, hex) of another request with which it must share its side of the split;
+    "language", a code; and numbers in "extra", a JSON object, which later transforms can go by.
     """
 
     counts: Counter[str]  # what it did, for the report: rows changed, findings by kind

@@ -16,7 +16,7 @@ from longrein.data import source, split
 from longrein.data.source import File, Source
 from longrein.data.spool import Spool
 
-VERSION = 2  # raised when the same sources and config give other rows
+VERSION = 3  # raised when the same sources and config give other rows
 AGAINST = "against"  # the option of a transform that names files, by globs as in `sources`
 EXAMPLES = 3  # places named for each reason in the output's meta
 PROGRESS_S = 0.2

@@ -19,10 +19,11 @@ def schema(messages: bool, extra: bool) -> pa.Schema:
     """The columns of a dataset.
 
     input, output: text; of a conversation the last user's message and the closing answer. messages: when there are
-    any. split. language: by script, "zh", "en" or "other". source, line, source_digest: the file, where in it
-    (from 1) and its sha256. row_id: 32 hex digits of the row's content (BLAKE2b-128), the same in every version and
-    on every machine as long as the content is; copies share it. touched: the transforms that changed its texts, in
-    order, "normalize,pii". extra: other columns asked for, a JSON object.
+    any. split. language: an ISO 639-1 code or "other", as the transform `language` told it, else guessed by script
+    (longrein.core.text). source, line, source_digest: the file, where in it (from 1) and its sha256. row_id: 32 hex
+    digits of the row's content (BLAKE2b-128), the same in every version and on every machine as long as the content
+    is; copies share it. touched: the transforms that changed its texts, in order, "normalize,pii". extra: other
+    columns asked for, a JSON object.
     """
     conversation = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     return pa.schema(
@@ -100,7 +101,7 @@ def finished(row: dict[str, Any], source_digest: str) -> dict[str, Any]:
     return row | {
         "input": asked,
         "output": answered,
-        "language": language(asked),
+        "language": row.get("language") or language(asked),
         "source_digest": source_digest,
         "row_id": blake2b(content.encode(), digest_size=16).hexdigest(),
         "touched": row.get("touched", ""),

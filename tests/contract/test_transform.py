@@ -63,7 +63,7 @@ def test_one_verdict_for_each_row_in_order(name):
     given = rows()
     verdicts = apply(name, given)
     assert [(v.row["source"], v.row["line"]) for v in verdicts] == [(r["source"], r["line"]) for r in given]
-    assert [set(v.row) - {"group"} for v in verdicts] == [set(r) for r in given]
+    assert [set(v.row) - {"group", "language"} for v in verdicts] == [set(r) for r in given]
     assert all(v.reason == "" or re.fullmatch("[a-z_]+", v.reason) for v in verdicts)
     assert all(v.detail for v in verdicts if v.reason)
     assert plugins.version("transform", name)

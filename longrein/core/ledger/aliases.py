@@ -37,6 +37,14 @@ class Aliases:
             rows = connection.execute(sa.select(aliases).where(aliases.c.kind == kind, aliases.c.name == name)).all()
         return {r.alias: (self.assets.by_id(r.asset_id), r.revision) for r in rows}
 
+    def holders(self, kind: str, alias: str) -> dict[str, tuple[Asset, Asset | None, int]]:
+        """{name: (asset, the one before its last move, when that was)} of one alias, under every name."""
+        query = sa.select(aliases).where(aliases.c.kind == kind, aliases.c.alias == alias)
+        with self.db.read() as connection:
+            rows = connection.execute(query).all()
+        found = self.assets.many({id for r in rows for id in (r.asset_id, r.before_id) if id is not None})
+        return {r.name: (found[r.asset_id], found.get(r.before_id), r.updated_ms) for r in rows}
+
     def move(
         self, kind: str, name: str, alias: str, to: Asset, *, actor: str, expect: int | None = None, reason: str = "",
         back: bool = False,
@@ -69,6 +77,7 @@ class Aliases:
                 return int(seen)
             values = {"asset_id": to.id, "revision": seen + 1, "actor": actor, "updated_ms": now_ms()}
             if row:
+                values["before_id"] = row.asset_id
                 connection.execute(aliases.update().where(*where).values(values))
             else:
                 try:

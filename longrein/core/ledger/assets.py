@@ -156,6 +156,15 @@ class Assets:
         with self.db.read() as connection:
             return _asset(connection.execute(sa.select(assets).where(assets.c.id == asset_id)).one())
 
+    def many(self, ids: set[int]) -> dict[int, Asset]:
+        """Assets by their ids, in a few queries."""
+        with self.db.read() as connection:
+            return {
+                row.id: _asset(row)
+                for chunk in _chunks(ids)
+                for row in connection.execute(sa.select(assets).where(assets.c.id.in_(chunk)))
+            }
+
     def by_digest(self, digest: str, kind: str = "") -> Asset | None:
         """The newest asset whose digest is, or begins with, `digest` (8 hex digits or more)."""
         # A range, not LIKE, so that both databases use the index.
@@ -201,7 +210,7 @@ class Assets:
     def of_run(self, run_id: str) -> list[tuple[Edge, Asset]]:
         """What a run read and made."""
         found = self._edges(edges.c.run_id == run_id)
-        by_id = {a.id: a for a in self._many({e.asset_id for e in found})}
+        by_id = self.many({e.asset_id for e in found})
         return [(e, by_id[e.asset_id]) for e in found if e.asset_id in by_id]
 
     def lineage(self, asset: Asset, direction: str = "up", limit: int = 10_000) -> Lineage:
@@ -220,7 +229,7 @@ class Assets:
         found = self._edges_among(set(ids))
         order = {id_: i for i, id_ in enumerate(ids)}
         return Lineage(
-            sorted(self._many(set(ids)), key=lambda a: order[a.id]), sorted({e.run_id for e in found}), found
+            sorted(self.many(set(ids)).values(), key=lambda a: order[a.id]), sorted({e.run_id for e in found}), found
         )
 
     def _edges_among(self, ids: set[int]) -> list[Edge]:
@@ -241,14 +250,6 @@ class Assets:
                 sa.select(*columns).where(*where).order_by(edges.c.run_id, edges.c.direction)
             )
             return [Edge(run, asset, direction, role) for run, asset, direction, role in rows]
-
-    def _many(self, ids: set[int]) -> list[Asset]:
-        with self.db.read() as connection:
-            return [
-                _asset(row)
-                for chunk in _chunks(ids)
-                for row in connection.execute(sa.select(assets).where(assets.c.id.in_(chunk)))
-            ]
 
 
 def _chunks(ids: Iterable[T], size: int = 5000) -> Iterable[list[T]]:

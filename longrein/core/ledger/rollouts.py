@@ -112,6 +112,12 @@ class Rollouts:
         """The one under way at an endpoint, paused or not."""
         return next((r for r in self.recent(endpoint, 1) if r.live), None)
 
+    def all_live(self) -> dict[str, Rollout]:
+        """Those under way, by endpoint."""
+        with self.db.read() as connection:
+            rows = connection.execute(sa.select(rollouts).where(rollouts.c.status.in_(LIVE))).all()
+        return {row.endpoint: self._rollout(row) for row in rows}
+
     def recent(self, endpoint: str, limit: int = 100) -> list[Rollout]:
         """The newest first."""
         query = sa.select(rollouts).where(rollouts.c.endpoint == endpoint).order_by(rollouts.c.id.desc()).limit(limit)

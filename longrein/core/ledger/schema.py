@@ -201,6 +201,7 @@ aliases = sa.Table(
     _column("name", Key, primary_key=True),
     _column("alias", Key, primary_key=True),
     _column("asset_id", Id),
+    _column("before_id", Id, nullable=True),  # what it pointed to before its last move
     _column("revision", sa.Integer),  # grows by one with each move: what compare-and-swap compares
     _column("actor", sa.Text),
     _column("updated_ms", sa.BigInteger),

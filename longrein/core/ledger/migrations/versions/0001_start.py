@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("name", Key, nullable=False),
         sa.Column("alias", Key, nullable=False),
         sa.Column("asset_id", Id, nullable=False),
+        sa.Column("before_id", Id, nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("updated_ms", sa.BigInteger(), nullable=False),

@@ -1,1 +1,1 @@
-"""Experiments on live traffic: who sees which release, how a rollout moves, and when there is evidence enough."""
+"""Releases compared on live traffic: which requests a new one gets, and what its answers say about it."""

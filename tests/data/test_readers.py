@@ -59,15 +59,54 @@ def test_encodings(tmp_path, encoding, suffix):
     assert [r.row["text"] for r in records if r.row] == rows
 
 
-def test_latin_1_is_not_taken_for_chinese(tmp_path):
-    records = read(tmp_path / "a.txt", "naïve café\ndéjà vu\n".encode("latin-1") * 9)
-    assert {r.reason for r in records} == {"bad_encoding"}
-    assert read(tmp_path / "a.txt", "café\n".encode("latin-1"), encoding="latin-1")[0].row == {"text": "café"}
+LANGUAGES = {
+    "gb18030": "您好，请问我的订单什么时候发货？已经等了三天了。",
+    "big5": "您好，請問我的訂單什麼時候發貨？已經等了三天了。",
+    "cp932": "お問い合わせの件について、ご連絡いたします。",
+    "euc_jp": "お問い合わせの件について、ご連絡いたします。",
+    "cp949": "주문한 상품이 아직 도착하지 않았습니다.",
+    "cp1252": "Où est mon colis ? J’ai été débité deux fois, à l’hôtel déjà.",
+    "cp1250": "Gdzie jest moja paczka? Proszę o zwrot pieniędzy, zamówienie już opłaciłem.",
+    "cp1251": "Где моя посылка? Деньги списали два раза.",
+    "koi8_r": "Где моя посылка? Деньги списали два раза.",
+}
 
 
-def test_a_line_of_another_encoding_is_one_rejected_line(tmp_path):
-    lines = ["你好".encode()] * 5 + ["你好吗".encode("gb18030")] + ["再见".encode()] * 5
-    assert [r.reason for r in read(tmp_path / "a.txt", b"\n".join(lines))].count("bad_encoding") == 1
+@pytest.mark.parametrize("encoding", LANGUAGES)
+def test_the_encodings_of_the_world_are_found_out(tmp_path, encoding):
+    rows = [f"{i} {LANGUAGES[encoding]}" for i in range(20)]
+    content = "".join(f'{{"text": "{r}"}}\n' for r in rows).encode(encoding)
+    assert [r.row["text"] for r in read(tmp_path / "a.jsonl", content) if r.row] == rows
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "big5", "cp932", "cp949", "cp1251"])
+def test_a_line_of_another_encoding_is_read_in_its_own(tmp_path, encoding):
+    lines = ["你好，世界"] * 5 + [LANGUAGES[encoding]] + ["再见"] * 5
+    content = b"\n".join([line.encode(encoding if i == 5 else "utf-8") for i, line in enumerate(lines)])
+    assert [r.row["text"] for r in read(tmp_path / "a.txt", content) if r.row] == lines
+    told = read(tmp_path / "a.txt", content, encoding="utf-8")  # what a person said is not doubted
+    assert [r.reason for r in told].count("bad_encoding") == 1
+
+
+def test_utf_8_in_a_file_of_another_encoding_is_no_nonsense(tmp_path):
+    text = "订单已经发货"  # in UTF-8, these bytes are valid GB18030 too
+    assert text.encode().decode("gb18030") != text
+    content = (LANGUAGES["gb18030"].encode("gb18030") + b"\n") * 5 + text.encode()
+    assert read(tmp_path / "a.txt", content)[5].row == {"text": text}
+
+
+def test_a_line_in_doubt_is_rejected_not_guessed(tmp_path):
+    records = read(tmp_path / "a.txt", b"fine\n" + b"\xc0\xe9\xff\n" + "好的\n".encode())
+    assert told(records) == [({"text": "fine"}, 1), ("bad_encoding", 2), ({"text": "好的"}, 3)]
+
+
+def test_utf_16_with_half_a_character_loses_that_line_only(tmp_path):
+    content = "好\n\ud800\n坏\n".encode("utf-16", "surrogatepass")
+    assert told(read(tmp_path / "a.txt", content)) == [({"text": "好"}, 1), ("bad_encoding", 2), ({"text": "坏"}, 3)]
+    assert told(read(tmp_path / "b.txt", "plain english\nin two lines\n".encode("utf-16-le"))) == [
+        ({"text": "plain english"}, 1),
+        ({"text": "in two lines"}, 2),
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's peak memory from /proc")

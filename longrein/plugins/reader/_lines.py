@@ -1,30 +1,37 @@
 """Lines of a file in unknown encoding, memory bounded: what the text formats share."""
 
 import codecs
-import re
 from collections.abc import Iterator
-from io import BufferedReader, FileIO, RawIOBase
-from pathlib import Path
-from typing import NamedTuple
+from io import BufferedReader, RawIOBase
+from typing import BinaryIO, NamedTuple, cast
 
 import msgspec
 
-from longrein.core.errors import Error
+from longrein.core.blob import Blob
+from longrein.core.encoding import SURE, detect, is_utf8, marked
 from longrein.core.ports import Record
 
 CHUNK_BYTES = 1 << 20
 RAW_BYTES = 2000  # of a rejected record that are kept
 SNIFF_LINES = 1000  # lines with non-ASCII bytes that vote on the encoding
-# Two-byte characters of GB 2312. Latin-1 text has lone high bytes, so few of its bytes stand in such pairs.
-_gb2312 = re.compile(rb"[\xa1-\xf7][\xa1-\xfe]")
-_high = re.compile(rb"[\x80-\xff]")
+SNIFF_BYTES = 64 << 10  # of those not in UTF-8 that are looked at
+SNIFF_READ_BYTES = 16 << 20  # and how far into the file one looks for them
+_WIDE = ("utf-16", "utf-32")
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every text reader understands."""
 
-    encoding: str = ""  # "" finds out: UTF-8, UTF-16 by its mark, else GB18030
+    encoding: str = ""  # "" finds out, for the file and for lines that differ from it
     max_line_bytes: int = 16 << 20  # a longer line is rejected, never held in memory
+
+    def __post_init__(self) -> None:
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError as error:
+            raise ValueError(
+                f"unknown encoding {self.encoding!r}: take for example utf-8, gb18030, big5, utf-16"
+            ) from error
 
 
 class Line(NamedTuple):
@@ -33,11 +40,12 @@ class Line(NamedTuple):
     bytes: int  # as it stood in the file, line end included
 
 
-def lines(path: Path, options: Options) -> Iterator[Line | Record]:
+def lines(blob: Blob, options: Options) -> Iterator[Line | Record]:
     """Every line as text, or as a rejected record: too long, undecodable, with NUL bytes."""
-    encoding = options.encoding or sniff(path)
-    codec = _codec(encoding)
-    with _open(path, encoding) as file:
+    encoding = codecs.lookup(options.encoding or sniff(blob)).name
+    with _open(blob, encoding) as file:
+        told = bool(options.encoding) or encoding.startswith(_WIDE)
+        encoding = "utf-8" if encoding.startswith(_WIDE) else encoding  # _open has recoded those
         number, first = 0, True
         while line := file.readline(options.max_line_bytes + 1):
             number, size = number + 1, len(line)
@@ -53,9 +61,22 @@ def lines(path: Path, options: Options) -> Iterator[Line | Record]:
                 yield rejected(line, number, size, "nul_byte", "the line holds NUL bytes")
                 continue
             try:
-                yield Line(number, line.decode(codec), size)
+                yield Line(number, text(line, encoding, told), size)
             except UnicodeDecodeError as error:
                 yield rejected(line, number, size, "bad_encoding", f"byte {error.start + 1} is not {encoding}")
+
+
+def text(line: bytes, encoding: str, told: bool) -> str:
+    """A record in the encoding of its file. Unless that was told, not found: one that it does not fit is tried alone,
+    and refused when in doubt. Errors: UnicodeDecodeError."""
+    if encoding != "utf-8" and not told and not line.isascii() and _surely_utf8(line):
+        return line.decode()  # it might decode as the other one too, into nonsense
+    try:
+        return line.decode(encoding)
+    except UnicodeDecodeError:
+        if not told and (found := detect(line, least=SURE)):
+            return line.decode(found)
+        raise
 
 
 def rejected(raw: bytes | str, line: int, size: int, reason: str, detail: str) -> Record:
@@ -64,52 +85,44 @@ def rejected(raw: bytes | str, line: int, size: int, reason: str, detail: str) -
     return Record(None, line, size, reason, detail, shown.replace("\0", "\\x00"))
 
 
-def sniff(path: Path) -> str:
-    """The encoding of a file: its mark, else what most of its first lines with non-ASCII bytes decode as."""
-    with path.open("rb") as file:
-        start = file.read(4)
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        file.seek(0)
-        votes, fresh = {"utf-8": 0, "gb18030": 0}, True
-        while sum(votes.values()) < SNIFF_LINES and (line := file.readline(CHUNK_BYTES)):
-            if fresh and not line.isascii() and (vote := _vote(line)):
-                votes[vote] += 1
+def sniff(blob: Blob) -> str:
+    """The encoding of a file: its mark, else what most of its first lines with non-ASCII bytes are in."""
+    with blob.open("rb") as file:
+        line = file.readline(CHUNK_BYTES)
+        if name := marked(line):
+            return name
+        utf8, others, held, fresh, read = 0, 0, b"", True, 0
+        while line and read < SNIFF_READ_BYTES and utf8 + others < SNIFF_LINES and len(held) < SNIFF_BYTES:
+            read += len(line)
+            if fresh and not line.isascii():
+                if is_utf8(line, cut=True):  # a long line may be cut within a character
+                    utf8 += 1
+                else:
+                    others, held = others + 1, held + line[:SNIFF_BYTES]
             fresh = line.endswith(b"\n")
-    return "gb18030" if votes["gb18030"] > votes["utf-8"] else "utf-8"
+            line = file.readline(CHUNK_BYTES)
+    return (others > utf8 and detect(held, cut=True)) or "utf-8"
 
 
-def _vote(line: bytes) -> str:
-    for encoding in ("utf-8", "gb18030"):
-        try:
-            codecs.getincrementaldecoder(encoding)().decode(line)  # a long line may be cut within a character
-        except UnicodeDecodeError:
-            continue
-        paired = 2 * len(_gb2312.findall(line)) >= 0.5 * len(_high.findall(line))
-        return encoding if encoding == "utf-8" or paired else ""
-    return ""
+def _surely_utf8(line: bytes) -> bool:
+    """Two characters or more of three bytes: with one or two, GB18030 text can look like UTF-8."""
+    return is_utf8(line) and sum(byte >= 0xE0 for byte in line) >= 2
 
 
-def _codec(encoding: str) -> str:
-    try:
-        name = codecs.lookup(encoding).name
-    except LookupError as error:
-        raise Error("invalid", f"unknown encoding {encoding!r}", "for example utf-8, gb18030, big5, utf-16") from error
-    return "utf-8" if name.startswith(("utf-16", "utf-32")) else name  # _open has turned those into UTF-8
-
-
-def _open(path: Path, encoding: str) -> BufferedReader:
+def _open(blob: Blob, encoding: str) -> BufferedReader:
     """Bytes in which a line feed is the byte 10 and nothing else: true of ASCII supersets, not of UTF-16 and UTF-32."""
-    if codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
-        return BufferedReader(_Recoded(path, encoding), CHUNK_BYTES)
-    return BufferedReader(FileIO(path), CHUNK_BYTES)
+    file = blob.open("rb")
+    if encoding.startswith(_WIDE):
+        return BufferedReader(_Recoded(file, encoding), CHUNK_BYTES)
+    raw = file.detach() if isinstance(file, BufferedReader) else cast(RawIOBase, file)
+    return BufferedReader(raw, CHUNK_BYTES)  # in larger pieces
 
 
 class _Recoded(RawIOBase):
-    """A UTF-16 or UTF-32 file as UTF-8 bytes; what does not decode becomes U+FFFD."""
+    """A UTF-16 or UTF-32 file as UTF-8 bytes; what does not decode becomes a byte that is not UTF-8 either."""
 
-    def __init__(self, path: Path, encoding: str) -> None:
-        self._file = path.open("rb")
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        self._file = file
         self._decode = codecs.getincrementaldecoder(encoding)("replace").decode
         self._left = b""
 
@@ -119,7 +132,8 @@ class _Recoded(RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._left:
             block = self._file.read(CHUNK_BYTES)
-            self._left = self._decode(block, not block).encode("utf-8", "replace")
+            text = self._decode(block, not block)
+            self._left = text.encode("utf-8", "replace").replace("\ufffd".encode(), b"\xff")
             if not block:
                 break
         part = self._left[: len(buffer)]

@@ -1,12 +1,12 @@
 """Arrow files and streams, those of a Hugging Face datasets folder among them: a row for each row, numbered from 1."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import pyarrow as pa
 
+from longrein.core.blob import Blob, local, seekable
 from longrein.core.errors import Error
 from longrein.core.ports import Record
 
@@ -21,11 +21,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Arrow:
     suffixes = (".arrow", ".feather")
 
-    def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
+    def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         settings = msgspec.convert(options, Options)
-        size, line = path.stat().st_size, 0
+        line = 0
         try:
-            with pa.memory_map(str(path)) as file:
+            with seekable(blob) as (stream, size), _opened(stream) as file:
                 for batch in _batches(file):
                     chosen = batch.select(settings.columns) if settings.columns is not None else batch
                     share = min(batch.nbytes, size) // max(1, batch.num_rows)
@@ -33,11 +33,17 @@ class Arrow:
                         line += 1
                         yield Record(row, line, share)
         except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-            message = f"{path.name} cannot be read as Arrow: {error}"
+            message = f"{blob.name} cannot be read as Arrow: {error}"
             raise Error("invalid", message, "check the file, or leave it out of `sources`") from error
 
 
-def _batches(file: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
+def _opened(stream: BinaryIO) -> pa.NativeFile:
+    """A local file is mapped: its rows are not copied."""
+    path = local(stream)
+    return pa.memory_map(path) if path else pa.PythonFile(stream, "r")
+
+
+def _batches(file: pa.NativeFile) -> Iterator[pa.RecordBatch]:
     if file.read(len(FILE)) == FILE:
         opened = pa.ipc.open_file(file)
         yield from (opened.get_batch(i) for i in range(opened.num_record_batches))

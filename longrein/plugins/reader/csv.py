@@ -3,17 +3,17 @@
 import csv
 from collections import deque
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from longrein.core.blob import Blob
 from longrein.core.errors import Error
 from longrein.core.ports import Record
 from longrein.plugins.reader import _lines
 from longrein.plugins.reader._lines import Line, lines, rejected
 
-VERSION = 1
+VERSION = 2
 DELIMITERS = "\t,;|"
 MAX_RECORD_LINES = 5_000  # a record over more lines has lost its closing quote
 RESYNCS = 100  # lost quotes after which a file's reader stops going back, so that its cost stays linear
@@ -24,24 +24,26 @@ class Options(_lines.Options, frozen=True, forbid_unknown_fields=True, kw_only=T
     quote: str = '"'
     header: list[str] | None = None  # None: the first record names the columns
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("delimiter", "quote"):
+            if len(getattr(self, name)) > 1:
+                raise ValueError(f"the {name} {getattr(self, name)!r} is not one character")
+
 
 class Csv:
     suffixes = (".csv", ".tsv", ".tab")
 
-    def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
-        settings = msgspec.convert(options, Options)
-        for name in ("delimiter", "quote"):
-            if len(getattr(settings, name)) > 1:
-                raise Error("invalid", f"the CSV {name} {getattr(settings, name)!r} is not one character")
-        yield from _Parser(path, settings).records()
+    def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
+        yield from _Parser(blob, msgspec.convert(options, Options)).records()
 
 
 class _Parser:
     """Feeds csv.reader line by line and remembers the lines of the record in work, to go back when a quote is lost."""
 
-    def __init__(self, path: Path, options: Options) -> None:
-        self.options, self.path = options, path
-        self.source: Iterator[Line | Record] = lines(path, options)
+    def __init__(self, blob: Blob, options: Options) -> None:
+        self.options, self.name = options, blob.name
+        self.source: Iterator[Line | Record] = lines(blob, options)
         self.again: deque[Line] = deque()  # lines to be read a second time, after a lost quote
         self.current: list[Line] = []  # lines of the record in work
         self.bad: list[Record] = []  # lines that could not be decoded
@@ -118,7 +120,7 @@ class _Parser:
         if doubled:
             raise Error(
                 "invalid",
-                f"{self.path.name} line {line.number} names the column {doubled[0]!r} twice",
+                f"{self.name} line {line.number} names the column {doubled[0]!r} twice",
                 "rename it, or name all columns: {path: …, options: {header: [a, b]}}",
             )
         return names

@@ -1,16 +1,18 @@
 """JSON: a list of objects, a list of lists with named columns, or an object of such lists (one for each split)."""
 
+import codecs
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from longrein.core.blob import Blob
+from longrein.core.encoding import whole
 from longrein.core.errors import Error
 from longrein.core.ports import Record
 from longrein.plugins.reader._lines import rejected
 
-VERSION = 1
+VERSION = 2
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,19 +24,20 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Json:
     suffixes = (".json",)
 
-    def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
+    def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         """`line` is the row's number in the file: JSON knows no lines."""
         settings = msgspec.convert(options, Options)
-        size = path.stat().st_size
-        if size > settings.max_bytes:
-            message = f"{path.name} has {size:,} bytes, and a JSON file is read at once"
+        with blob.open("rb") as file:
+            data = file.read(settings.max_bytes + 1)
+        if len(data) > settings.max_bytes:
+            message = f"{blob.name} has over {settings.max_bytes:,} bytes, and a JSON file is read at once"
             raise Error("invalid", message, "make it JSON Lines, or raise its option max_bytes")
         try:
-            value = msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf")) if size else []
+            value = msgspec.json.decode(_utf8(data)) if data else []
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             hint = "name it .jsonl when it holds one object a line"
-            raise Error("invalid", f"{path.name} is not JSON: {error}", hint) from error
-        yield from _records(value, settings, size)
+            raise Error("invalid", f"{blob.name} is not JSON: {error}", hint) from error
+        yield from _records(value, settings, len(data))
 
 
 def _records(value: Any, options: Options, size: int) -> Iterator[Record]:
@@ -50,6 +53,12 @@ def _records(value: Any, options: Options, size: int) -> Iterator[Record]:
                 yield rejected(msgspec.json.encode(item).decode(), line, share, "not_object", what)
             else:
                 yield Record({**row, options.key: name} if many else row, line, share)
+
+
+def _utf8(data: bytes) -> bytes | str:
+    """JSON is in UTF-8 (RFC 8259); files of Windows and of China are not always."""
+    encoding = whole(data)
+    return data.removeprefix(codecs.BOM_UTF8) if encoding in ("", "utf-8") else data.decode(encoding)
 
 
 def _row(item: Any, columns: list[str] | None) -> dict[str, Any] | None:

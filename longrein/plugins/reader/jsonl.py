@@ -1,23 +1,23 @@
 """JSON Lines: one object a line."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from longrein.core.blob import Blob
 from longrein.core.ports import Record
 from longrein.plugins.reader._lines import Line, Options, lines, rejected
 
-VERSION = 1
+VERSION = 2
 
 
 class JsonLines:
     suffixes = (".jsonl", ".ndjson")
 
-    def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
+    def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         decode = msgspec.json.Decoder().decode
-        for line in lines(path, msgspec.convert(options, Options)):
+        for line in lines(blob, msgspec.convert(options, Options)):
             if isinstance(line, Record):
                 yield line
             else:

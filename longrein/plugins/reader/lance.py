@@ -8,6 +8,7 @@ import lance
 import msgspec
 import pyarrow as pa
 
+from longrein.core.blob import Blob
 from longrein.core.errors import Error
 from longrein.core.ports import Record
 from longrein.plugins.reader._order import ordered, runs
@@ -24,15 +25,15 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Lance:
     suffixes: ClassVar[tuple[str, ...]] = (".lance",)
 
-    def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
+    def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         """Each row also has `_rowid`, the same in every version of the table. `line` counts the rows yielded."""
         settings = msgspec.convert(options, Options)
-        if not path.is_dir():
-            raise Error("invalid", f"{path} is not a Lance table, which is a folder")
+        if not isinstance(blob, Path) or not blob.is_dir():
+            raise Error("invalid", f"{blob} is not a Lance table, which is a folder")
         try:
-            table = lance.dataset(str(path), version=settings.version)
+            table = lance.dataset(str(blob), version=settings.version)
         except (ValueError, OSError) as error:
-            raise Error("invalid", f"{path} is not a readable Lance table: {error}") from error
+            raise Error("invalid", f"{blob} is not a readable Lance table: {error}") from error
         wanted = settings.columns if settings.columns is not None else table.schema.names
         columns = [c for c in wanted if c in table.schema.names]
         line = 0

@@ -2,11 +2,11 @@
 
 import tarfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from longrein.core.blob import Blob
 from longrein.core.errors import Error
 from longrein.core.ports import Record
 
@@ -21,15 +21,15 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class WebDataset:
     suffixes = (".tar",)
 
-    def read(self, path: Path, options: Mapping[str, Any]) -> Iterator[Record]:
+    def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         """The fields of a `json` member become columns; a text member is a column called after its extension; others,
         pictures say, are left out. `__key__` is the name they share."""
         settings = msgspec.convert(options, Options)
         try:
-            with tarfile.open(path, "r:") as file:
+            with blob.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|") as file:
                 yield from _rows(file, settings.max_member_bytes)
         except (tarfile.TarError, OSError, ValueError) as error:
-            message = f"{path.name} cannot be read as a WebDataset shard: {error}"
+            message = f"{blob.name} cannot be read as a WebDataset shard: {error}"
             raise Error("invalid", message, "check the file, or leave it out of `sources`") from error
 
 

@@ -1,24 +1,24 @@
-"""Which endpoint serves which release: a table read whole from the ledger whenever its head moves."""
+"""Which endpoint serves which releases: a table read whole from the ledger whenever its head moves."""
 
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from longrein.core.errors import Error
-from longrein.core.ledger import ApiKey, Ledger
-from longrein.core.ref import Ref
+from longrein.core.ledger import ApiKey, Asset, Ledger
+from longrein.models.experiment import rollout
 
-EVERY_S = 0.5
+EVERY_S = 0.1  # a look is one small query: a rollback is in force everywhere in less than twice that
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The release that an endpoint should serve."""
+    """A release that an endpoint should have live."""
 
     endpoint: str
     ref: str
@@ -28,34 +28,60 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Where an endpoint's requests should go. Weights are buckets of models.experiment.assign."""
+
+    stable: Target | None = None  # the release in production; None: none yet
+    candidate: Target | None = None  # the one that is being rolled out
+    weight: int = 0  # buckets that the candidate answers
+    shadow: int = 0  # buckets whose requests it gets a copy of
+    salt: str = ""
+    warm: Target | None = None  # what was in production before: it stays live, so that a way back is never cold
+    warm_until_ms: int = 0
+
+
+@dataclass(frozen=True)
 class Table:
     head: tuple[int, str]
-    targets: Mapping[str, Target | None]  # by endpoint; None: no release yet
+    routes: Mapping[str, Route]  # by endpoint
     endpoints: Mapping[str, Mapping[str, Any]]  # what the lifecycle file says of each
     log_text: frozenset[str]  # endpoints whose texts may be kept
     keys: Mapping[str, ApiKey]  # by the hash of the secret
 
 
 def read(ledger: Ledger) -> Table:
-    """The wanted endpoints and their releases as the ledger has them now."""
+    """The wanted endpoints and their releases as the ledger has them now, in a few queries however many they are."""
     head = ledger.events.head()  # first: a change while the rest is read moves it, and so is seen next time
     endpoints = (ledger.work.wanted() or {}).get("endpoints") or {}
-    return Table(
-        head,
-        {name: _target(ledger, name) for name in endpoints},
-        endpoints,
-        frozenset(name for name, config in endpoints.items() if config.get("log_text")),
-        ledger.keys.live(),
-    )
+    held = ledger.aliases.holders("release", rollout.ALIAS)
+    live = ledger.rollouts.all_live()
+    routes = {}
+    for name, config in endpoints.items():
+        stable, before, since_ms = held.get(name, (None, None, 0))
+        route = Route(_target(stable), warm=_target(before), warm_until_ms=since_ms + _keep_warm_ms(config))
+        if (moving := live.get(name)) and moving.stable == stable:  # else production moved on without it
+            candidate = _target(moving.candidate)
+            route = replace(route, candidate=candidate, weight=moving.weight, shadow=moving.shadow, salt=moving.salt)
+        routes[name] = route
+    log_text = frozenset(name for name, config in endpoints.items() if config.get("log_text"))
+    return Table(head, routes, endpoints, log_text, ledger.keys.live())
 
 
-def _target(ledger: Ledger, endpoint: str) -> Target | None:
-    asset = ledger.assets.find(Ref("release", endpoint, "prod"))
-    return Target(endpoint, asset.ref, asset.digest, asset.meta, asset.created_ms) if asset else None
+def report(ledger: Ledger, target: Target, error: Error) -> None:
+    """Say that a release cannot be served here, for its rollout to hear. Errors: the ledger's."""
+    ledger.events.append("gateway", "release.failed", target.ref, digest=target.digest, error=error.as_dict())
+
+
+def _target(asset: Asset | None) -> Target | None:
+    return Target(asset.name, asset.ref, asset.digest, asset.meta, asset.created_ms) if asset else None
+
+
+def _keep_warm_ms(config: Mapping[str, Any]) -> int:
+    return int(rollout.declared(config.get("rollout")).keep_warm_s * 1000)
 
 
 class Watch:
-    """Looks at the ledger's head twice a second and hands every new table to `apply`, in a thread of its own.
+    """Looks at the ledger's head ten times a second and hands every new table to `apply`, in a thread of its own.
 
     While the ledger is down, the last table stands and `error` says why.
     """

@@ -54,7 +54,7 @@ def test_a_client_that_hangs_up_frees_the_engine(echo, stream, tmp_path):
 
     def logged():
         gateway.recorder.flush()
-        return next((r for r in world.ledger.requests.recent() if r["input"] == text and r["status"] == 499), None)
+        return next((r for r in world.requests.find() if r["input"] == text and r["status"] == 499), None)
 
     row = until(logged)
     assert row["finish_reason"] == "cancelled" and row["completion_tokens"] == 2
@@ -90,7 +90,7 @@ def test_two_hundred_clients_at_once_are_answered_or_told(world):
                 assert answer.json()["error"]["type"] == "rate_limit_error"
         assert [a.status_code for a in answers].count(200) >= 50
         gateway.recorder.flush()
-        assert len(world.ledger.requests.recent(limit=1000)) == 200
+        assert len(world.requests.find(limit=1000)) == 200
         assert ask(0).status_code == 200
 
 
@@ -109,7 +109,7 @@ def test_an_engine_that_dies_is_told_and_replaced(world, tmp_path):
         text = httpx.get(f"{gateway.url}/metrics").text
         assert 'longrein_engine_restarts_total{endpoint="support"} 1' in text
         gateway.recorder.flush()
-        statuses = sorted(r["status"] for r in world.ledger.requests.recent())
+        statuses = sorted(r["status"] for r in world.requests.find())
         assert statuses == [200, 503, 503]
 
 
@@ -126,7 +126,7 @@ def test_while_an_engine_cannot_come_back_its_endpoint_says_why_and_others_serve
             say(client, "hi")
         assert error.value.status_code == 503 and error.value.response.headers["retry-after"]
         gateway.recorder.flush()
-        failed = world.ledger.requests.get(error.value.response.headers["x-request-id"])
+        failed = world.requests.get(error.value.response.headers["x-request-id"])
         assert (failed["endpoint"], failed["status"], failed["finish_reason"]) == ("support", 503, "error")
         assert say(client, "hi", "other").choices[0].message.content == "o hi"
         file.write_text("v1")  # mended: the next try finds it good
@@ -135,7 +135,8 @@ def test_while_an_engine_cannot_come_back_its_endpoint_says_why_and_others_serve
 
 
 def test_a_new_release_takes_over_while_a_stream_ends_on_the_old_one(world, tmp_path):
-    first = world.promote(world.release("support", "v1"))
+    cold = {"strategy": "blue_green", "keep_warm_s": 0}
+    first = world.promote(world.release("support", "v1"), rollout=cold)
     with world.serve() as gateway, world.client(gateway) as client:
         gate = tmp_path / "gate"
         raw = client.chat.completions.with_raw_response.create(
@@ -269,7 +270,7 @@ def test_with_the_ledger_away_serving_goes_on_and_no_record_is_lost(world):
             for file in away.iterdir():
                 file.rename(home.parent / file.name)
         gateway.recorder.flush()
-        assert [world.ledger.requests.get(id)["status"] for id in ids] == [200] * 3
+        assert [world.requests.get(id)["status"] for id in ids] == [200] * 3
         assert not list((home.parent / "requests-spill").iterdir())
 
 
@@ -311,7 +312,7 @@ def test_a_signal_lets_streams_end_then_the_server_with_status_0_and_light(world
         assert "".join(c.choices[0].delta.content or "" for c in stream) == f"v1 until {gate} done"
         assert server.stdout.read() == "heavy: []\n"
         assert server.wait(30) == 0
-        assert [r["status"] for r in world.ledger.requests.recent()] == [200]
+        assert [r["status"] for r in world.requests.find()] == [200]
     finally:
         server.kill()
         server.wait()

@@ -1,54 +1,179 @@
-"""The request log's way to the ledger, on both databases; metrics; the routing table."""
+"""The way of records to disk and of traffic to the ledger; metrics; the routing table."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
+import sqlalchemy as sa
 
+from longrein.core.errors import Error
 from longrein.core.ledger import Ledger
+from longrein.core.ledger.traffic import BLOCK_MS
+from longrein.core.record import Segment
+from longrein.data import seal
+from longrein.data.requests import RequestLog
+from longrein.gateway import tally as tally_module
 from longrein.gateway.metrics import BOUNDS, Counter, Histogram
 from longrein.gateway.record import Record, Recorder
 from longrein.gateway.routing import read
+from longrein.gateway.tally import Tally
+
+FOREVER = 1 << 62
 
 
 def record(i, **more):
-    return Record(id=f"req-{i}", ts_ms=i, endpoint="支持", status=200, **more)
+    return Record(**{"id": f"req-{i:012x}{i:012x}", "ts_ms": i, "endpoint": "支持", "status": 200, **more})
 
 
-def test_records_reach_the_ledger_whatever_is_in_them(ledger: Ledger, tmp_path):
-    recorder = Recorder(ledger, tmp_path / "spill")
-    for i in range(1200):
-        recorder.put(record(i, input="nul \0, 卡 and \u2028"))
+def test_records_reach_the_log_whatever_is_in_them(tmp_path):
+    recorder = Recorder(tmp_path)
+    for i in range(2500):
+        recorder.put(record(i, input="nul \0, 卡 and \u2028\n", output="half \ud83d"))
+    recorder.flush()
+    log = RequestLog(tmp_path)
+    assert len(log.find(limit=5000)) == 2500
+    assert log.get(record(7).id)["input"] == "nul \0, 卡 and \u2028\n" and log.get(record(7).id)["output"] == "half ?"
     recorder.close()
-    assert len(ledger.requests.recent(limit=2000)) == 1200
-    assert ledger.requests.get("req-7")["input"] == "nul \ufffd, 卡 and \u2028"
 
 
-def test_what_was_kept_on_disk_is_written_once(ledger: Ledger, tmp_path):
-    """As after a kill between writing to the ledger and removing the file."""
-    spill = tmp_path / "spill"
-    recorder = Recorder(ledger, spill)
-    recorder._keep([record(1), record(2)])
-    recorder.put(record(1))
-    recorder.close()
-    assert sorted(r["id"] for r in ledger.requests.recent()) == ["req-1", "req-2"]
-    assert list(spill.iterdir()) == []
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from longrein.gateway.record import Record, Recorder
+recorder = Recorder(Path(sys.argv[1]))
+for i in range(100):
+    recorder.put(Record(id=f"req-{i:012x}{i:012x}", ts_ms=i))
+recorder.flush()
+os.write(recorder._segment._file.fileno(), b'{"id": "torn')
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
-def test_a_full_buffer_goes_to_disk_and_comes_back(ledger: Ledger, tmp_path):
-    recorder = Recorder(ledger, tmp_path / "spill", limit=10)
-    with recorder._writing:  # a ledger that does not answer
+def test_after_a_kill_all_that_was_flushed_is_read_and_sealed(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
+    assert done.returncode == -signal.SIGKILL
+    log = RequestLog(tmp_path)
+    assert len(log.find(limit=1000)) == 100 and log.get(record(99).id)["ts_ms"] == 99
+    seal.keep(tmp_path, {}, 0)
+    assert list(tmp_path.glob("*.jsonl")) == [] and len(list(tmp_path.glob("*.parquet"))) == 1
+    assert len(log.find(limit=1000)) == 100 and log.get(record(99).id)["ts_ms"] == 99
+
+
+def test_a_full_disk_loses_nothing_until_memory_is_full_and_stops_nobody(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path, most=10)
+    with recorder._writing:  # a disk that hangs
         for i in range(25):
             recorder.put(record(i))
-        assert len(list((tmp_path / "spill").glob("*.jsonl"))) == 2
+    assert recorder.dropped == 15
+    recorder.flush()
+    full = os.open("/dev/full", os.O_WRONLY)
+    whole = os.dup(recorder._segment._file.fileno())
+    os.dup2(full, recorder._segment._file.fileno())
+    recorder.put(record(100))
+    with pytest.raises(OSError) as told:
+        recorder.flush()
+    assert told.value.errno == errno.ENOSPC
+    os.dup2(whole, recorder._segment._file.fileno())
+    recorder.put(record(101))
     recorder.close()
-    assert len(ledger.requests.recent()) == 25
+    os.close(full), os.close(whole)
+    assert len(RequestLog(tmp_path).find()) == 12 and recorder.dropped == 15
 
 
-def test_a_damaged_file_is_set_aside(ledger: Ledger, tmp_path):
-    recorder = Recorder(ledger, tmp_path / "spill")
-    (tmp_path / "spill" / "0-bad.jsonl").write_bytes(b'{"id": \xff')
-    recorder._keep([record(1)])
-    recorder.close()
-    assert ledger.requests.get("req-1")
-    assert [f.name for f in (tmp_path / "spill").iterdir()] == ["0-bad.damaged"]
+def test_a_torn_line_does_not_spoil_the_next(tmp_path):
+    segment = Segment(tmp_path, "w")
+    os.write(segment._file.fileno(), b'{"id": "req-torn", "ts_')
+    segment._torn = True  # as an error while writing leaves it
+    segment.append(b'{"id":"req-1","ts_ms":1}\n')
+    assert [r["id"] for r in RequestLog(tmp_path).find()] == ["req-1"]
+
+
+def test_an_idle_process_leaves_no_empty_segment(tmp_path):
+    Recorder(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_traffic_is_counted_by_block_release_and_kind(ledger: Ledger):
+    tally = Tally(ledger)
+    ok = {"release": "r1", "total_ms": 30.0, "ttft_ms": 10.0, "prompt_tokens": 5, "completion_tokens": 11}
+    tally.add([
+        record(1, **ok, cost_usd=0.25), record(2, **ok, guards=["pii:masked"]), record(3, release="r1", status=429),
+        record(4, release="r1", status=499), record(5, release="r1", status=503), record(6, release="r1", status=400),
+        record(7, release="r2", arm="shadow"), record(8, endpoint=""),
+    ])  # fmt: skip
+    tally.score("支持", "r1", "", "helpful", 1)
+    tally.flush()
+    tally.flush()
+    tally.close()
+    one, shadow = ledger.traffic.blocks("支持", until_ms=FOREVER)
+    assert (one.requests, one.errors, one.refused, one.cancelled, one.guarded) == (6, 1, 1, 1, 1)
+    assert (one.tokens_in, one.tokens_out, one.cost_usd) == (10, 22, 0.25)
+    assert {k: (h.count, round(h.quantile(0.5))) for k, h in one.timings.items()} == {
+        "latency_ms": (2, 30), "ttft_ms": (2, 10), "token_ms": (2, 2)
+    }  # fmt: skip
+    assert one.scores["helpful"].mean == 1 and (shadow.release, shadow.arm) == ("r2", "shadow")
+
+
+@contextlib.contextmanager
+def away(ledger):
+    """The ledger answers, but not to those who write traffic."""
+    with ledger.db.engine.connect() as connection:
+        connection.execute(sa.text("ALTER TABLE traffic RENAME TO away"))
+    try:
+        yield
+    finally:
+        with ledger.db.engine.connect() as connection:
+            connection.execute(sa.text("ALTER TABLE away RENAME TO traffic"))
+
+
+def test_traffic_is_held_while_the_ledger_is_away_and_written_when_it_is_back(ledger: Ledger, monkeypatch):
+    monkeypatch.setattr(tally_module, "EVERY_S", 3600)
+    tally = Tally(ledger)
+    with away(ledger):
+        for _ in range(2):
+            tally.add([record(1)])
+            with pytest.raises((Error, sa.exc.SQLAlchemyError)):
+                tally.flush()
+    tally.close()
+    assert sum(b.requests for b in ledger.traffic.blocks("支持", until_ms=FOREVER)) == 2
+
+
+def test_a_clock_set_back_does_not_write_over_what_was_counted(ledger: Ledger, monkeypatch):
+    now = [1_700_000_000_000]
+    monkeypatch.setattr(tally_module, "now_ms", lambda: now[0])
+    monkeypatch.setattr(tally_module, "EVERY_S", 3600)
+    tally = Tally(ledger)
+    for jump in (0, BLOCK_MS, -BLOCK_MS, -BLOCK_MS):
+        now[0] += jump
+        tally.add([record(1)])
+        tally.flush()
+        tally.add([record(2)])
+        tally.flush()
+    tally.close()
+    found = ledger.traffic.blocks("支持", until_ms=FOREVER)
+    assert sum(b.requests for b in found) == 8 and len(found) == 3
+
+
+def test_memory_is_bounded_while_the_ledger_is_away(ledger: Ledger, monkeypatch):
+    now = [1_700_000_000_000]
+    monkeypatch.setattr(tally_module, "now_ms", lambda: now[0])
+    monkeypatch.setattr(tally_module, "EVERY_S", 3600)
+    monkeypatch.setattr(tally_module, "MOST", 5)
+    tally = Tally(ledger)
+
+    with away(ledger):
+        for _ in range(20):
+            now[0] += BLOCK_MS
+            tally.add([record(1)])
+            with pytest.raises((Error, sa.exc.SQLAlchemyError)):
+                tally.flush()
+    assert len(tally._blocks) == 5 and tally.dropped == 15
+    tally.close()
+    assert sum(b.requests for b in ledger.traffic.blocks("支持", until_ms=FOREVER)) == 5
 
 
 def test_a_histogram_counts_up_to_and_with_its_bounds():
@@ -89,11 +214,11 @@ def test_a_counter_without_labels():
 
 
 def test_the_table_names_what_the_lifecycle_wants(ledger: Ledger):
-    assert dict(read(ledger).targets) == {}
+    assert dict(read(ledger).routes) == {}
     ledger.work.want({"endpoints": {"a": {"log_text": True}, "b": {}}}, actor="test")
     release = ledger.assets.put("release", "a", "0" * 64, meta={"engine": "torch"}, actor="test")
     ledger.aliases.move("release", "a", "prod", release, actor="test")
     table = read(ledger)
-    assert table.targets["b"] is None and table.log_text == {"a"}
-    assert table.targets["a"].ref == "release:a@1"
+    assert table.routes["b"].stable is None and table.log_text == {"a"}
+    assert table.routes["a"].stable.ref == "release:a@1"
     assert table.head == ledger.events.head()

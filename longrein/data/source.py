@@ -4,7 +4,7 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -12,7 +12,10 @@ import msgspec
 
 from longrein.core import digest, plugins
 from longrein.core.errors import Error
+from longrein.core.ports import Reader, Record
+from longrein.data import unpack
 
+SHARDS = "webdataset"  # a reader that takes archives as they are
 SETTLED_S = 2.0  # a file written more recently is hashed again next time: its mtime might not show another write
 
 
@@ -79,11 +82,36 @@ def digests(files: Iterable[File], cache: Path | None = None) -> dict[str, str]:
     return result
 
 
-def reader_of(file: File) -> Any:
-    """The reader plugin for a file: the one configured, else by the longest suffix that fits. Errors: `invalid`."""
-    if file.reader:
-        return plugins.load("reader", file.reader)
-    name, known = file.path.name.lower(), dict[str, Any]()
+def records(file: File) -> Iterator[Record]:
+    """Everything in a file, and in the files inside where it is an archive.
+
+    A file that cannot be read, or not to its end, is one rejected record more (`unreadable`). Errors: `invalid` for
+    options of the reader and for files that no reader knows, `missing_package`.
+    """
+    reader = reader_of(file)
+    try:
+        yield from unpack.guarded(reader.read(file.path, file.options))
+    except msgspec.ValidationError as error:
+        raise Error("invalid", f"options of the source {file.name}: {error}") from error
+
+
+def reader_of(file: File) -> Reader:
+    """The one configured, else by the longest suffix that fits, compression aside. Errors: `invalid`."""
+
+    def find(name: str) -> Reader:
+        reader: Reader = plugins.load("reader", file.reader) if file.reader else _by_suffix(name)
+        return reader
+
+    name = file.path.name
+    if not unpack.is_packed(name):
+        return find(name)
+    if not unpack.is_archive(name):
+        find(unpack.plain(name))
+    return unpack.Packed(find, shards=file.reader == SHARDS)
+
+
+def _by_suffix(name: str) -> Reader:
+    known = dict[str, Reader]()
     for candidate in plugins.names("reader"):
         try:
             reader = plugins.load("reader", candidate)
@@ -92,12 +120,12 @@ def reader_of(file: File) -> Any:
                 raise
             continue
         known |= dict.fromkeys(reader.suffixes, reader)
-    fitting = [suffix for suffix in known if name.endswith(suffix)]
+    fitting = [suffix for suffix in known if name.lower().endswith(suffix)]
     if not fitting:
         raise Error(
             "invalid",
-            f"no reader knows files like {file.name!r}",
-            f"known: {', '.join(sorted(known))}; or name one: {{path: {file.name}, reader: text}}",
+            f"no reader knows files like {name!r}",
+            f"known: {', '.join(sorted(known))}; or name one: {{path: {name}, reader: text}}",
         )
     return known[max(fitting, key=len)]
 

@@ -51,6 +51,8 @@ def lines(blob: Blob, options: Options) -> Iterator[Line | Record]:
             number, size = number + 1, len(line)
             if first:
                 line, first = line.removeprefix(codecs.BOM_UTF8), False
+                if not line:
+                    return
             if size > options.max_line_bytes and not line.endswith(b"\n"):
                 size += _skip(file)
                 detail = f"{size:,} bytes; max_line_bytes is {options.max_line_bytes:,}"
@@ -87,21 +89,27 @@ def rejected(raw: bytes | str, line: int, size: int, reason: str, detail: str) -
 
 def sniff(blob: Blob) -> str:
     """The encoding of a file: its mark, else what most of its first lines with non-ASCII bytes are in."""
+    utf8, others, held, fresh, read = 0, 0, b"", True, 0
     with blob.open("rb") as file:
-        line = file.readline(CHUNK_BYTES)
-        if name := marked(line):
-            return name
-        utf8, others, held, fresh, read = 0, 0, b"", True, 0
-        while line and read < SNIFF_READ_BYTES and utf8 + others < SNIFF_LINES and len(held) < SNIFF_BYTES:
-            read += len(line)
+        while line := _beginning(file):
+            if not read and (name := marked(line)):
+                return name
             if fresh and not line.isascii():
                 if is_utf8(line, cut=True):  # a long line may be cut within a character
                     utf8 += 1
                 else:
                     others, held = others + 1, held + line[:SNIFF_BYTES]
-            fresh = line.endswith(b"\n")
-            line = file.readline(CHUNK_BYTES)
+            fresh, read = line.endswith(b"\n"), read + len(line)
+            if read >= SNIFF_READ_BYTES or utf8 + others >= SNIFF_LINES or len(held) >= SNIFF_BYTES:
+                break
     return (others > utf8 and detect(held, cut=True)) or "utf-8"
+
+
+def _beginning(file: BinaryIO) -> bytes:
+    try:
+        return file.readline(CHUNK_BYTES)
+    except OSError:  # it breaks off here: whoever reads the lines will say so
+        return b""
 
 
 def _surely_utf8(line: bytes) -> bool:

@@ -33,7 +33,8 @@ class Json:
             message = f"{blob.name} has over {settings.max_bytes:,} bytes, and a JSON file is read at once"
             raise Error("invalid", message, "make it JSON Lines, or raise its option max_bytes")
         try:
-            value = msgspec.json.decode(_utf8(data)) if data else []
+            text = _utf8(data)
+            value = msgspec.json.decode(text) if text else []
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             hint = "name it .jsonl when it holds one object a line"
             raise Error("invalid", f"{blob.name} is not JSON: {error}", hint) from error

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 
 def prompt(row: dict[str, Any]) -> str:
     """What is asked: the input, or all messages before the last one."""
@@ -28,3 +30,9 @@ def edit(row: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     text, output = change(row["input"]), row.get("output")
     changed = change(output) if output is not None else None
     return row if text == row["input"] and changed == output else {**row, "input": text, "output": changed}
+
+
+def scored(row: dict[str, Any], numbers: dict[str, float]) -> dict[str, Any]:
+    """The row with numbers in `extra`, for later transforms to go by; the same object when they are there."""
+    extra = msgspec.json.decode(row.get("extra") or "{}")
+    return row if extra | numbers == extra else row | {"extra": msgspec.json.encode(extra | numbers).decode()}

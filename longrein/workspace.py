@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longrein.core import record
 from longrein.core.errors import Error
 from longrein.core.ledger import Asset, Ledger, Lineage, now_ms
 from longrein.core.plugins import use_project
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from longrein.control.loop import News
     from longrein.control.nouns import Lifecycle
     from longrein.control.plan import Plan
+    from longrein.data.requests import RequestLog
     from longrein.gateway.server import Gateway
 
 FILE = "longrein.yaml"
@@ -61,6 +63,13 @@ class Workspace:
     @cached_property
     def store(self) -> Store:
         return Store(self.home / "store")
+
+    @property
+    def requests(self) -> "RequestLog":
+        """The log of what was asked and answered here."""
+        from longrein.data.requests import RequestLog
+
+        return RequestLog(self.home / record.FOLDER)
 
     # -- the loop
 
@@ -119,8 +128,9 @@ class Workspace:
         """What stands behind an answer (a request id) or an asset (a ref), back to the source rows."""
         from longrein.control import why
 
-        ask = why.why_asset if ":" in what else why.why
-        return ask(self.ledger, self.store, what, text=text, rows=rows)
+        if ":" in what:
+            return why.why_asset(self.ledger, self.store, what, text=text, rows=rows)
+        return why.why(self.ledger, self.store, self.requests, what, text=text, rows=rows)
 
     # -- releases
 
@@ -158,7 +168,7 @@ class Workspace:
         def why(ledger: Ledger, store: Store, request_id: str) -> dict[str, Any]:
             from longrein.control import why  # brings Arrow and Lance, which answering does without
 
-            return why.why(ledger, store, request_id)
+            return why.why(ledger, store, self.requests, request_id)
 
         self.key_file()
         return Gateway(self.ledger, self.store, self.root, host=host, port=port, why=why)

@@ -1,4 +1,4 @@
-"""List assets, the versions of one (kind:name), or runs, events, requests, keys, aliases."""
+"""List assets, the versions of one (kind:name), or runs, events, keys, aliases; requests are in `longrein logs`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -82,16 +82,6 @@ def events(ledger: "Ledger", limit: int) -> Listing:
     return [as_data(e) for e in found], rows, ("seq", "time", "actor", "event", "subject", "data")
 
 
-def requests(ledger: "Ledger", limit: int) -> Listing:
-    found = ledger.requests.recent(limit=limit)
-    rows = [
-        (r["id"], r["endpoint"], r["status"], r["prompt_tokens"], r["completion_tokens"], f"{r['total_ms']:.0f} ms",
-         _text.ago(r["ts_ms"]), _text.short(r["input"] or "", 40))
-        for r in found
-    ]  # fmt: skip
-    return found, rows, ("request", "endpoint", "status", "tokens in", "out", "took", "when", "text")
-
-
 def keys(ledger: "Ledger", _: int) -> Listing:
     found = ledger.keys.all()
     rows = [
@@ -111,7 +101,7 @@ def aliases(ledger: "Ledger", limit: int) -> Listing:
     return data, [(a, ref, d[:12], n) for a, ref, d, n in found], ("alias", "points at", "digest", "moved")
 
 
-LISTS = {"runs": runs, "events": events, "requests": requests, "keys": keys, "aliases": aliases}
+LISTS = {"runs": runs, "events": events, "keys": keys, "aliases": aliases}
 
 
 def as_data(value: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def as_text(found: dict[str, Any]) -> str:
     parts = []
     if request := found.get("request"):
         parts.append(_request(request))
+        parts += [_said(f) for f in found.get("feedback", [])]
     if release := found.get("release"):
         parts.append(_release(release, found))
     elif "request" in found:
@@ -49,6 +50,11 @@ def _request(r: dict[str, Any]) -> str:
     if r["input"]:
         lines += [f"  asked     {_text.short(r['input'], 100)}", f"  answered  {_text.short(r['output'] or '', 100)}"]
     return "\n".join(lines)
+
+
+def _said(f: dict[str, Any]) -> str:
+    value = f"{f['name']} {_text.number(f['value'])}" if f["value"] is not None else "a comment"
+    return f"  feedback  {value} ({_text.when(f['ts_ms'])}) {_text.short(f['comment'], 80)}".rstrip()
 
 
 def _release(release: dict[str, Any], found: dict[str, Any]) -> str:

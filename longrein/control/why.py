@@ -5,17 +5,20 @@ from typing import Any
 from longrein.core.ledger import Asset, Ledger
 from longrein.core.store import Store
 from longrein.data import version
+from longrein.data.requests import RequestLog
 
 
-def why(ledger: Ledger, store: Store, request_id: str, *, text: str = "", rows: int = 5) -> dict[str, Any]:
+def why(
+    ledger: Ledger, store: Store, requests: RequestLog, request_id: str, *, text: str = "", rows: int = 5
+) -> dict[str, Any]:
     """What stands behind one answer, as plain data.
 
     text: the request's text, where the log does not keep it. rows: how many training rows nearest to the text to show;
     nearness is by character n-grams: a similarity, not a proof of cause.
     """
-    request = ledger.requests.get(request_id)
+    request = requests.get(request_id)
     release = ledger.assets.by_digest(request["release"], "release") if request["release"] else None
-    found: dict[str, Any] = {"request": request}
+    found: dict[str, Any] = {"request": request, "feedback": ledger.feedback.of(request_id)}
     if release is None:
         return found
     found |= _release(ledger, release)

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -22,12 +23,13 @@ MAX_LIMIT = 1000
 MAX_BODY_BYTES = 1 << 20
 T = TypeVar("T")
 Why = Callable[[Ledger, Store, str], Any]
+ASKED = ("endpoint", "release", "status", "key", "team", "user", "session", "text")  # of the request log
 QUERIES: dict[str, tuple[str, ...]] = {  # what a path's query string may hold
     f"{PREFIX}/assets": ("kind", "name", "limit"),
     f"{PREFIX}/runs": ("capability", "name", "limit"),
     f"{PREFIX}/lineage/{{ref}}": ("direction", "limit"),
     f"{PREFIX}/events": ("subject", "kind", "after", "limit"),
-    f"{PREFIX}/requests": ("endpoint", "limit"),
+    f"{PREFIX}/requests": (*ASKED, "since_ms", "until_ms", "limit"),
 }
 
 
@@ -55,6 +57,7 @@ class Hooks(NamedTuple):
 
     refresh: Callable[[], None]  # follow the ledger at once
     flush: Callable[[], None]  # write the request log's buffer
+    requests: Path  # the request log's folder
     why: Why | None  # trace a request: longrein.control.why.why
 
 
@@ -114,10 +117,15 @@ class _Management:
         return _json({"events": [event._asdict() for event in found]})
 
     def requests(self, request: Request) -> Response:
-        """The newest requests, by endpoint."""
+        """The newest requests; `text` is looked for in both texts, `status` may be a class such as 5xx."""
+        from longrein.data.requests import FOREVER_MS, Query, RequestLog  # Arrow: only once somebody asks
+
         self.hooks.flush()
-        found = self.ledger.requests.recent(_query(request, "endpoint")["endpoint"], _limit(request))
-        return _json({"requests": found})
+        since_ms = _number(request, "since_ms", 0, FOREVER_MS)
+        until_ms = _number(request, "until_ms", FOREVER_MS, FOREVER_MS)
+        given: Any = _query(request, *ASKED)
+        query = Query(**given, since_ms=since_ms, until_ms=until_ms)
+        return _json({"requests": RequestLog(self.hooks.requests).find(query, _limit(request))})
 
     def why(self, request: Request) -> Response:
         """From an answer back to release, model, runs, dataset and source rows."""

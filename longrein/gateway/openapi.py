@@ -59,7 +59,7 @@ def _operation(route: Route, body: dict[str, Any] | None, query: tuple[str, ...]
 
 
 def _parameter(where: str, name: str) -> dict[str, Any]:
-    kind = "integer" if name in ("limit", "after") else "string"
+    kind = "integer" if name in ("limit", "after", "since_ms", "until_ms") else "string"
     return {"in": where, "name": name, "required": where == "path", "schema": {"type": kind}}
 
 

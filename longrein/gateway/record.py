@@ -1,118 +1,140 @@
-"""The way of request records from the request path to the ledger: a buffer, a writer thread, a folder for bad days."""
+"""The way of request records from the request path to the request log on disk: a buffer, and a thread that appends."""
 
 import logging
 import os
+import secrets
+import subprocess
+import sys
 import threading
-import uuid
+import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from sqlalchemy.exc import SQLAlchemyError
 
-from longrein.core.errors import Error
-from longrein.core.ledger import Ledger
+from longrein.core.record import Record, Segment
+from longrein.gateway.tally import Tally
+
+__all__ = ["Record", "Recorder"]
 
 EVERY_S = 0.5
-BATCH = 500
+KEEP_S = 600.0  # how often segments are sealed, and what is past its time forgotten
+MOST, MOST_BYTES = 50_000, 64 << 20  # held in memory while the disk is slow or full; what comes then is dropped
+PIECE = 1_000  # records in one write
 log = logging.getLogger(__name__)
 
 
-class Record(msgspec.Struct, kw_only=True):
-    """One request, answered or not; the fields are the columns of the ledger's request log."""
-
-    id: str
-    ts_ms: int
-    endpoint: str = ""
-    release: str = ""  # digest
-    key_id: str = ""
-    status: int = 500
-    finish_reason: str = ""  # stop, length, cancelled, error
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    ttft_ms: float | None = None
-    total_ms: float = 0.0
-    cost_usd: float | None = None
-    input_digest: str = ""
-    input: str | None = None
-    output: str | None = None
-
-
 class Recorder:
-    """`put` never waits for the ledger. A thread writes what has come every half second; while the ledger is away
-    each batch becomes a file in the folder `spill`, and goes from there to the ledger when that is back."""
+    """`put` appends to a buffer and never waits. The ledger is not needed: what is on disk is the log.
 
-    def __init__(self, ledger: Ledger, spill: Path, limit: int = 20_000) -> None:
-        self.ledger, self.spill, self.limit = ledger, spill, limit
-        self.failing = False
+    policies: {endpoint: (days that texts are kept, days that records are)}. seal: whether this process starts the one
+    that seals segments from time to time. dropped: records lost so far because the disk was slow or full.
+    """
+
+    def __init__(self, folder: Path, tally: Tally | None = None, *, most: int = MOST, seal: bool = True) -> None:
+        self.folder, self.tally, self.most, self.seal = folder, tally, most, seal
+        self.policies: dict[str, tuple[float, float]] = {}
+        self.dropped = 0
+        self._worker = secrets.token_hex(4)
         self._buffer: deque[Record] = deque()
-        self._closing = threading.Event()
+        self._came = self._went = 0  # bytes; each is written by one thread only
+        self._segment: Segment | None = None
+        self._lines: deque[tuple[int, bytes]] = deque()  # (records, as lines) not on disk yet
+        self._held = 0  # their bytes
+        self._failing = False
+        self._kept = time.monotonic()
+        self._keeper: subprocess.Popen[bytes] | None = None
         self._writing = threading.Lock()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
-        spill.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._thread.start()
 
     def put(self, record: Record) -> None:
+        if len(self._buffer) >= self.most or self._came - self._went > MOST_BYTES:
+            self.dropped += 1
+            return
+        self._came += _size(record)
         self._buffer.append(record)
-        if len(self._buffer) > self.limit:  # the ledger hangs: memory stays bounded, and nothing is lost
-            self._keep(self._take(self.limit))
 
     def flush(self) -> None:
-        """Write all that has come; when it returns it is in the ledger or on disk."""
+        """Write all that has come; when it returns it is on disk. Errors: OSError; then it is still in memory."""
         with self._writing:
-            while batch := self._take(BATCH):
-                if not self._write(batch):
-                    self._keep(batch)
-            self._replay()
+            while self._buffer:
+                self._take([self._buffer.popleft() for _ in range(min(PIECE, len(self._buffer)))])
+            while self._lines:
+                if self._segment is None:
+                    self._segment = Segment(self.folder, self._worker)
+                self._segment.append(self._lines[0][1])
+                self._held -= len(self._lines.popleft()[1])
+            if self._segment and self._segment.full:
+                self._rotate()
 
     def close(self) -> None:
         self._closing.set()
         self._thread.join()
-        self.flush()
+        self._attempt(self.flush)
+        with self._writing:
+            self._attempt(self._rotate)
+        if self._keeper:
+            self._keeper.wait()
 
     def _run(self) -> None:
         while not self._closing.wait(EVERY_S):
-            try:
-                self.flush()
-            except OSError as error:  # the disk is full or gone as well: serving goes on
-                log.error("request records are lost: %s", error)
+            self._attempt(self.flush)
+            if self.seal and time.monotonic() - self._kept > KEEP_S:
+                self._kept = time.monotonic()
+                self._attempt(self._keep)
 
-    def _take(self, most: int) -> list[Record]:
-        return [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
+    def _take(self, records: list[Record]) -> None:
+        """Count records and make lines of them; the lines wait where the disk cannot have them."""
+        self._went += sum(map(_size, records))
+        if self.tally:
+            self.tally.add(records)
+        lines = b"".join(map(_line, records))
+        self._lines.append((len(records), lines))
+        self._held += len(lines)
+        while self._held > MOST_BYTES:
+            count, lines = self._lines.popleft()
+            self.dropped += count
+            self._held -= len(lines)
 
-    def _write(self, records: list[Record]) -> bool:
+    def _rotate(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment:
+            segment.close()
+
+    def _keep(self) -> None:
+        """Start the process that seals: Arrow has no place in this one. One of the gateway processes does it."""
+        stamp = self.folder / "kept"
+        if stamp.exists() and time.time() - stamp.stat().st_mtime < KEEP_S / 2:
+            return
+        stamp.touch()
+        if self._keeper is None or self._keeper.poll() is not None:
+            arguments = [str(self.folder), msgspec.json.encode(self.policies).decode()]
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-m", "longrein.data.seal", *arguments], stdin=subprocess.DEVNULL, env=dict(os.environ)
+            )
+
+    def _attempt(self, work: Callable[[], None]) -> None:
         try:
-            self.ledger.requests.put(map(_row, records))
-        except (Error, SQLAlchemyError) as error:
-            if not self.failing:
-                log.warning("request records are kept on disk, for the ledger refuses them: %s", error)
-            self.failing = True
-            return False
-        self.failing = False
-        return True
-
-    def _keep(self, records: list[Record]) -> None:
-        """One file a batch, whole or not at all, so that neither threads nor processes need a lock."""
-        file = self.spill / f"{records[0].ts_ms}-{uuid.uuid4().hex}.jsonl"
-        staged = file.with_suffix(".tmp")
-        staged.write_bytes(b"\n".join(map(msgspec.json.encode, records)))
-        os.replace(staged, file)
-
-    def _replay(self) -> None:
-        for file in sorted(self.spill.glob("*.jsonl")):
-            try:
-                records = [msgspec.json.decode(line, type=Record) for line in file.read_bytes().splitlines()]
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                log.error("%s is damaged and set aside: %s", file, error)
-                file.rename(file.with_suffix(".damaged"))
-                continue
-            if not self._write(records):
-                return
-            file.unlink(missing_ok=True)  # written twice after a crash here: the log counts an id once
+            work()
+            self._failing = False
+        except OSError as error:  # the disk is full or gone: serving goes on
+            if not self._failing:
+                log.error("the request log cannot be written: %s", error)
+            self._failing = True
 
 
-def _row(record: Record) -> dict[str, Any]:
-    """PostgreSQL keeps no NUL in text."""
-    row = msgspec.structs.asdict(record)
-    return {k: v.replace("\0", "\ufffd") if isinstance(v, str) else v for k, v in row.items()}
+def _size(record: Record) -> int:
+    return 500 + len(record.input or "") + len(record.output or "")
+
+
+def _line(record: Record) -> bytes:
+    try:
+        return msgspec.json.encode(record) + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair
+        values = msgspec.structs.asdict(record).items()
+        clean = {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in values}
+        return msgspec.json.encode(clean) + b"\n"

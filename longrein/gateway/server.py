@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from longrein.core.errors import Error
 from longrein.core.ledger import Ledger
+from longrein.core.record import FOLDER
 from longrein.core.store import Store
 from longrein.gateway import mlflow
 from longrein.gateway.app import build
@@ -27,6 +28,7 @@ from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Recorder
 from longrein.gateway.replicas import DRAIN_S, Fleet
 from longrein.gateway.routing import Table, Watch
+from longrein.gateway.tally import Tally
 
 APPLY_S = 5  # a loop that is ending applies nothing any more
 SHUTDOWN_S = 30  # what is under way at SIGTERM may take so long to finish
@@ -54,6 +56,7 @@ class Gateway:
         self.watch = Watch(ledger, self._new_table)
         self.fleet: Fleet
         self.recorder: Recorder
+        self.tally: Tally
         self.inference: Inference
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: _Server | None = None
@@ -76,6 +79,7 @@ class Gateway:
                 raise self._failure or Error("failed", "the server did not start", "its log says why") from None
             finally:
                 self.recorder.close()
+                self.tally.close()
 
     def start(self) -> None:
         """Serve in a thread; returns when the server listens. Errors: those of the ledger."""
@@ -112,7 +116,8 @@ class Gateway:
             self._listening.set()
 
     def _config(self) -> uvicorn.Config:
-        self.recorder = Recorder(self.ledger, self.workspace / ".longrein" / "requests-spill")
+        self.tally = Tally(self.ledger)
+        self.recorder = Recorder(self.workspace / ".longrein" / FOLDER, self.tally)
         self.fleet = Fleet(self.store, self.workspace, self.metrics, self.drain_s)
         self.inference = Inference(self.fleet, self.recorder, self.metrics, self.max_body_bytes)
 
@@ -137,7 +142,7 @@ class Gateway:
         )  # fmt: skip
 
     def _more_routes(self) -> list[Any]:
-        hooks = Hooks(self.refresh, self.recorder.flush, self.why)
+        hooks = Hooks(self.refresh, self.recorder.flush, self.recorder.folder, self.why)
         management = management_routes(self.ledger, self.store, hooks)
         return [
             *self.door.guard(management, "admin"),

@@ -118,7 +118,7 @@ def test_lists(call: Call, applied: Path) -> None:
     assert "models.train" in call("ls", "runs", "-C", applied).out
     assert "alias.moved" in call("ls", "events", "-C", applied).out
     assert "release:support@prod  release:support@1" in call("ls", "aliases", "-C", applied).out
-    assert "there are no requests yet" in call("ls", "requests", "-C", applied).out
+    assert "no request is like that" in call("logs", "-C", applied).out
     assert len(call("ls", "runs", "-n", "2", "--json", "-C", applied).data) == 2
     wrong = call("ls", "modles", "-C", applied)
     assert wrong.code == 2 and "'models'" in wrong.err

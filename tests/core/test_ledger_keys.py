@@ -1,4 +1,4 @@
-"""API keys and the request log, on both databases."""
+"""API keys and feedback, on both databases."""
 
 import pytest
 
@@ -38,20 +38,19 @@ def test_an_unknown_scope_names_the_nearest(ledger: Ledger) -> None:
     assert "'infer'" in caught.value.hint and ledger.keys.all() == []
 
 
-def request(number: int, endpoint: str = "shop", **given: object) -> dict[str, object]:
-    return {
-        "id": f"r{number}", "ts_ms": number, "endpoint": endpoint, "release": "d1", "key_id": "k", "status": 200,
-        "finish_reason": "stop", "prompt_tokens": 3, "completion_tokens": 5, "ttft_ms": 1.5, "total_ms": 2.5,
-        "cost_usd": None, "input_digest": "x", "input": None, "output": None,
-    } | given  # fmt: skip
-
-
-def test_the_request_log(ledger: Ledger) -> None:
-    ledger.requests.put([])
-    ledger.requests.put(request(i, "shop" if i % 2 else "客服", input="你好 \U0001f469") for i in range(6))
-    ledger.requests.put([request(5, input="changed"), request(6)])  # one written before: the first stands
-    assert [r["id"] for r in ledger.requests.recent(limit=2)] == ["r6", "r5"]
-    assert [r["id"] for r in ledger.requests.recent("客服")] == ["r4", "r2", "r0"]
-    assert ledger.requests.get("r5")["input"] == "你好 \U0001f469"
-    with pytest.raises(Error, match="no request 'r9'"):
-        ledger.requests.get("r9")
+def test_feedback_is_kept_once_a_request_metric_and_source(ledger: Ledger) -> None:
+    said = {"source": "k1", "endpoint": "客服", "release": "d1"}
+    assert ledger.feedback.put("r1", [("helpful", 1.0, "好 \U0001f469"), ("score", 0.5, "")], **said) == [
+        "helpful",
+        "score",
+    ]
+    assert ledger.feedback.put("r1", [("helpful", 0.0, "again"), ("new", 2.0, "")], **said) == ["new"]
+    assert ledger.feedback.put("r1", [("helpful", 0.0, "")], **{**said, "source": "k2"}) == ["helpful"]
+    assert ledger.feedback.put("r2", [("", None, "only words")], **said) == [""]
+    found = ledger.feedback.of("r1")
+    assert sorted((f["name"], f["source"], f["value"]) for f in found) == [
+        ("helpful", "k1", 1.0), ("helpful", "k2", 0.0), ("new", "k1", 2.0), ("score", "k1", 0.5)
+    ]  # fmt: skip
+    assert found[0]["comment"] == "好 \U0001f469" and found[0]["arm"] == ""
+    assert ledger.feedback.erase(["r1", *(f"x{i}" for i in range(1000))]) == 4
+    assert ledger.feedback.of("r1") == [] and ledger.feedback.of("r2")[0]["value"] is None

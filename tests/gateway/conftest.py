@@ -12,6 +12,7 @@ import pytest
 
 from longrein.core.ledger import Asset, Ledger
 from longrein.core.store import Store
+from longrein.data.requests import RequestLog
 from longrein.gateway.server import Gateway
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -25,6 +26,7 @@ class World:
         self.store = Store(folder / ".longrein" / "store")
         self.ledger = Ledger(url or f"sqlite:///{folder}/.longrein/ledger.db")
         self.key = self.ledger.keys.create("test", ("infer", "track", "admin"), actor="test")
+        self.requests = RequestLog(folder / ".longrein" / "requests")
         self.endpoints: dict[str, dict[str, Any]] = {}
         shutil.copytree(PLUGINS, folder / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -100,6 +102,6 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Gate
     """A server with one endpoint, `support`, that serves the echo engine; for tests that leave it as it is."""
     world = World(tmp_path_factory.mktemp("echo"))
     world.promote(world.release("support", "v1", context=50), log_text=True)
-    with world.serve(why=lambda ledger, store, id: {"request": ledger.requests.get(id)}) as gateway:
+    with world.serve(why=lambda ledger, store, id: {"request": world.requests.get(id)}) as gateway:
         yield world, gateway
     world.ledger.close()

@@ -217,19 +217,19 @@ def test_every_request_is_in_the_log_under_its_id(echo, client, post):
     failed = post(body(model="nothing")).headers["x-request-id"]
     streamed = [c.id for c in say(client, "in pieces", stream=True)][-1]
     gateway.recorder.flush()
-    row = world.ledger.requests.get(answer.id)
+    row = world.requests.get(answer.id)
     assert (row["endpoint"], row["status"], row["finish_reason"]) == ("support", 200, "stop")
     assert (row["input"], row["output"]) == ("remember 我", "v1 remember 我")
     assert (row["prompt_tokens"], row["completion_tokens"]) == (2, 3)
     assert 0 < row["ttft_ms"] <= row["total_ms"]
     assert row["release"] == world.ledger.assets.get("release:support@prod").digest
-    assert world.ledger.requests.get(failed)["status"] == 404
-    assert world.ledger.requests.get(streamed)["output"] == "v1 in pieces"
+    assert world.requests.get(failed)["status"] == 404
+    assert world.requests.get(streamed)["output"] == "v1 in pieces"
 
 
 def test_the_same_words_have_the_same_digest_whatever_the_sampling(echo, client):
     world, gateway = echo
     ids = [say(client, "same", seed=1).id, say(client, "same", temperature=0).id, say(client, "other").id]
     gateway.recorder.flush()
-    first, second, third = (world.ledger.requests.get(id)["input_digest"] for id in ids)
+    first, second, third = (world.requests.get(id)["input_digest"] for id in ids)
     assert first == second != third and len(first) == 64

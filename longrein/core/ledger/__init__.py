@@ -7,8 +7,8 @@ from longrein.core.ledger.aliases import Aliases, Verdict
 from longrein.core.ledger.assets import Asset, Assets, Edge, Lineage
 from longrein.core.ledger.database import Database, now_ms
 from longrein.core.ledger.events import Event, Events
+from longrein.core.ledger.feedback import Feedback
 from longrein.core.ledger.keys import ApiKey, Keys
-from longrein.core.ledger.requests import Requests
 from longrein.core.ledger.rollouts import Rollout, Rollouts
 from longrein.core.ledger.runs import Run, Runs
 from longrein.core.ledger.traffic import Block, Traffic
@@ -43,7 +43,7 @@ class Ledger:
         self.rollouts = Rollouts(self.db, self.events, self.aliases)
         self.work = Work(self.db, self.events)
         self.keys = Keys(self.db, self.events)
-        self.requests = Requests(self.db)
+        self.feedback = Feedback(self.db)
         self.traffic = Traffic(self.db)
 
     @contextmanager

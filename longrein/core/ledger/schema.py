@@ -318,26 +318,6 @@ feedback = sa.Table(
     sa.Index("ix_feedback_endpoint_ts_ms", "endpoint", "ts_ms"),
     sqlite_with_rowid=False,
 )
-requests = sa.Table(
-    "requests",
-    metadata,
-    _column("id", Key, primary_key=True),
-    _column("ts_ms", sa.BigInteger, index=True),
-    _column("endpoint", Key),
-    _column("release", Key),  # digest of the release that answered
-    _column("key_id", Key),
-    _column("status", sa.Integer),
-    _column("finish_reason", sa.String),
-    _column("prompt_tokens", sa.Integer),
-    _column("completion_tokens", sa.Integer),
-    _column("ttft_ms", Double, nullable=True),
-    _column("total_ms", Double),
-    _column("cost_usd", Double, nullable=True),
-    _column("input_digest", Key),
-    _column("input", sa.Text, nullable=True),  # the text only where the endpoint's log_text says so
-    _column("output", sa.Text, nullable=True),
-)
-
 traffic = sa.Table(
     "traffic",
     metadata,

@@ -243,26 +243,6 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
-        "requests",
-        sa.Column("id", Key, nullable=False),
-        sa.Column("ts_ms", sa.BigInteger(), nullable=False),
-        sa.Column("endpoint", Key, nullable=False),
-        sa.Column("release", Key, nullable=False),
-        sa.Column("key_id", Key, nullable=False),
-        sa.Column("status", sa.Integer(), nullable=False),
-        sa.Column("finish_reason", sa.String(), nullable=False),
-        sa.Column("prompt_tokens", sa.Integer(), nullable=False),
-        sa.Column("completion_tokens", sa.Integer(), nullable=False),
-        sa.Column("ttft_ms", sa.Double(), nullable=True),
-        sa.Column("total_ms", sa.Double(), nullable=False),
-        sa.Column("cost_usd", sa.Double(), nullable=True),
-        sa.Column("input_digest", Key, nullable=False),
-        sa.Column("input", sa.Text(), nullable=True),
-        sa.Column("output", sa.Text(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_requests")),
-    )
-    op.create_index(op.f("ix_requests_ts_ms"), "requests", ["ts_ms"], unique=False)
-    op.create_table(
         "rollouts",
         sa.Column("id", Id, autoincrement=True, nullable=False),
         sa.Column("endpoint", Key, nullable=False),

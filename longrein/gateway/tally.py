@@ -1,0 +1,139 @@
+"""Counts what each release answers and what people say of it, in blocks of time, and writes them to the ledger."""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from longrein.core.errors import Error
+from longrein.core.ledger import Block, Ledger, now_ms
+from longrein.core.ledger.traffic import BLOCK_MS
+from longrein.core.record import Record
+
+EVERY_S = 1.0
+COMPACT_S = 600.0
+MOST = 2_000  # blocks held while the ledger is away; then the oldest go, for the request log has them too
+log = logging.getLogger(__name__)
+
+
+class Tally:
+    """`add` and `score` touch memory alone; a thread writes what changed once a second, whole, so that a write whose
+    outcome is unknown is simply made again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.dropped = 0
+        self._worker = secrets.token_hex(8)
+        self._start_ms = 0
+        self._blocks: dict[tuple[int, str, str, str], Block] = {}
+        self._changed: set[tuple[int, str, str, str]] = set()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._failing = False
+        self._compacted = time.monotonic()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
+        self._thread.start()
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Requests that have ended."""
+        with self._lock:
+            start_ms = self._now()
+            for record in records:
+                if record.endpoint:
+                    _count(self._block(start_ms, record.endpoint, record.release, record.arm), record)
+
+    def score(self, endpoint: str, release: str, arm: str, name: str, value: float) -> None:
+        """One piece of feedback."""
+        with self._lock:
+            self._block(self._now(), endpoint, release, arm).score(name, value)
+
+    def flush(self) -> None:
+        """Write what changed. Errors: the ledger's; then nothing is lost."""
+        with self._writing:
+            with self._lock:
+                keys, self._changed = self._changed, set()
+                blocks = [_copy(self._blocks[key]) for key in keys]
+                worker = self._worker
+            try:
+                self.ledger.traffic.put(worker, blocks)
+            except BaseException:
+                with self._lock:
+                    self._changed |= keys
+                    self._bound()
+                raise
+            with self._lock:
+                for key in self._blocks.keys() - self._changed:
+                    if key[0] != self._start_ms:
+                        del self._blocks[key]
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.wait(EVERY_S):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            self.flush()
+            if time.monotonic() - self._compacted > COMPACT_S:
+                self._compacted = time.monotonic()
+                self.ledger.traffic.compact(now_ms())
+            self._failing = False
+        except (Error, SQLAlchemyError) as error:
+            if not self._failing:
+                log.warning("traffic is counted in memory, for the ledger refuses it: %s", error)
+            self._failing = True
+
+    def _now(self) -> int:
+        """The open block's start. When the clock is set back, blocks of a time that was written already begin anew
+        under another name."""
+        start_ms = now_ms() // BLOCK_MS * BLOCK_MS
+        if start_ms < self._start_ms and not self._changed:
+            self._worker, self._blocks = secrets.token_hex(8), {}
+        elif start_ms < self._start_ms:
+            return self._start_ms  # until that is written
+        self._start_ms = start_ms
+        return start_ms
+
+    def _block(self, start_ms: int, endpoint: str, release: str, arm: str) -> Block:
+        key = (start_ms, endpoint, release, arm)
+        self._changed.add(key)
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = Block(endpoint, release, start_ms, arm=arm)
+        return block
+
+    def _bound(self) -> None:
+        for key in sorted(self._blocks)[: max(0, len(self._blocks) - MOST)]:
+            self.dropped += self._blocks.pop(key).requests
+            self._changed.discard(key)
+
+
+def _copy(block: Block) -> Block:
+    copy = Block(block.endpoint, block.release, block.start_ms, arm=block.arm)
+    copy.merge(block)
+    return copy
+
+
+def _count(block: Block, r: Record) -> None:
+    block.requests += 1
+    block.errors += r.status >= 500
+    block.refused += r.status == 429
+    block.cancelled += r.status == 499
+    block.guarded += bool(r.guards)
+    block.tokens_in += r.prompt_tokens
+    block.tokens_out += r.completion_tokens
+    block.cost_usd += r.cost_usd or 0.0
+    if r.status == 200:
+        block.time("latency_ms", r.total_ms)
+        if r.ttft_ms is not None:
+            block.time("ttft_ms", r.ttft_ms)
+            if r.completion_tokens > 1:
+                block.time("token_ms", (r.total_ms - r.ttft_ms) / (r.completion_tokens - 1))

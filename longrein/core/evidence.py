@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 NORMAL = NormalDist()
 Histogram = Mapping[float, int]  # value -> how often; infinite values are the worst or the best of all
-STEPS = 5  # fixed bets, each on an effect twice as large as the one before, hence seen in a quarter of its time
-DEADLINE = 0.4  # share of the wealth that bets on being right at the deadline
+STEPS = 4  # fixed bets, each on an effect twice as large as the one before, hence seen in a quarter of its time
+DEADLINE = 0.5  # share of the wealth that bets on being right at the deadline
 
 
 class Counts(NamedTuple):
@@ -40,8 +40,7 @@ class Block(Protocol):
 
 
 class Ranks:
-    """Null: the second arm's values are stochastically no greater than the first's. `effect` is P(second > first) -
-    1/2.
+    """Null: the second arm's values are stochastically no greater than the first's. `effect`: P(second > first) - 1/2.
 
     Ties count half (Mann-Whitney). If the requests of a block are exchangeable between the arms, the centred rank
     statistic is sub-Gaussian with its variance without ties, (n + m + 1) / 12nm: each factor of its generating
@@ -79,6 +78,7 @@ class Rates:
     """
 
     def __init__(self, first: Counts, second: Counts, guess: float, shift: float = 0.0, noise: float = 0.0) -> None:
+        guess = min(max(guess, 1e-9), 1 - 1e-9)
         self._first, self._second, self._guess, self._shift = first, second, guess, shift
         chance = guess * (1 - guess) * (1 / first.n + 1 / second.n)
         disturbed = 2 * (noise * min(guess, 1 - guess)) ** 2
@@ -107,30 +107,28 @@ class Rates:
 
 
 def _project(low: float, high: float, n: int, m: int, shift: float) -> tuple[float, float]:
-    """The p that minimizes n KL(low, p) + m KL(high, p + shift), and what its error can add to the e-variable's
-    logarithm.
-    """
+    """The p with the least n KL(low, p) + m KL(high, p + shift), and what its error may add to an e-variable's log."""
     if shift == 0:
         return (n * low + m * high) / (n + m), 0.0
     left, right = max(low, -shift), min(high - shift, 1.0)
-    p = (left + right) / 2
-    while True:
+    p, slope = (left + right) / 2, 0.0
+    for _ in range(100):
         q = p + shift
         slope = n * (p - low) / (p * (1 - p)) + m * (q - high) / (q * (1 - q))
         left, right = (p, right) if slope < 0 else (left, p)
-        if abs(slope) < 1e-6 or right - left < 1e-15:
-            return p, abs(slope)
         curve = n * (low / p**2 + (1 - low) / (1 - p) ** 2) + m * (high / q**2 + (1 - high) / (1 - q) ** 2)
-        p -= slope / curve
-        if not left < p < right:
-            p = (left + right) / 2
+        step = p - slope / curve  # Newton's, on a convex function, kept between the bounds
+        if abs(slope) < 1e-6 or right - left < 1e-15:
+            break
+        p = step if left < step < right else (left + right) / 2
+    return p, abs(slope)
 
 
 class Process:
     """Wealth over time: a mixture of bets on effects that could be found by a deadline.
 
-    Most bets are fixed effects on a grid, the smallest just visible at the deadline, the largest in a thousandth of
-    the time. One bets like a gambler who needs `goal` by the deadline and no more (Browne, "Reaching goals by a
+    Most bets are fixed effects on a grid, the smallest just visible at the deadline, the largest in a sixty-fourth
+    of the time. One bets like a gambler who needs `goal` by the deadline and no more (Browne, "Reaching goals by a
     deadline", 1999), so that at the deadline the whole is nearly as sharp as a test that looks once. All depends on
     the past alone.
     """
@@ -142,28 +140,28 @@ class Process:
     @property
     def value(self) -> float:
         """The wealth, from 1 at the start."""
-        deadline, *grid = (math.exp(min(v, 600.0)) for v in self._logs)
-        return DEADLINE * deadline + (1 - DEADLINE) * sum(grid) / STEPS
+        return DEADLINE * math.exp(min(self._logs[0], 600.0)) + self._fixed
+
+    @property
+    def _fixed(self) -> float:
+        """What the fixed bets have of it."""
+        return (1 - DEADLINE) / STEPS * sum(math.exp(min(log, 600.0)) for log in self._logs[1:])
 
     def observe(self, block: Block, goal: float, left: float) -> None:
-        """Bets on a block. goal: the wealth wanted; left: how many blocks like this one there are to the deadline,
-        with it.
-        """
-        rest = block.information * left
-        effect = self._reach(goal / DEADLINE) / math.sqrt(max(rest, 1e-12)) if left >= 1 else 0.0
-        smallest = math.sqrt(2 * math.log(goal * STEPS) / (self._information + block.information * max(left, 1.0)))
-        for i in range(STEPS + 1):
-            bet = smallest * 2 ** (i - 1) if i else effect
-            if bet > 0:
-                self._logs[i] += block.bet(bet)
+        """Bets on a block. goal: the wealth wanted; left: how many such blocks, with this one, until the deadline."""
+        ahead = block.information * max(left, 1.0)
+        smallest = math.sqrt(2 * math.log(goal * STEPS) / (self._information + ahead))
+        bets = [self._reach(goal) / math.sqrt(ahead) if left >= 1 else 0.0, *(smallest * 2**i for i in range(STEPS))]
+        self._logs = [log + block.bet(bet) if bet else log for log, bet in zip(self._logs, bets, strict=True)]
         self._information += block.information
 
     def _reach(self, goal: float) -> float:
-        """The standardized bet that reaches the goal by the deadline with the greatest chance."""
-        share = math.exp(min(self._logs[0], 600.0)) / goal
+        """The standardized bet with the greatest chance that with the fixed bets' wealth it makes up the goal."""
+        share = DEADLINE * math.exp(min(self._logs[0], 600.0)) / max(goal - self._fixed, 1e-9)
         if share >= 1:
             return 0.0
-        return NORMAL.pdf(NORMAL.inv_cdf(max(share, 1e-9))) / max(share, 1e-9)
+        share = max(share, 1e-9)
+        return NORMAL.pdf(NORMAL.inv_cdf(share)) / share
 
     def dump(self) -> dict[str, Any]:
         return {"logs": self._logs, "information": self._information}
@@ -176,23 +174,23 @@ class Interval:
     theory and asymptotic confidence sequences" (2024).
     """
 
-    def __init__(self, score: float = 0.0, information: float = 0.0, scale: float = 0.0) -> None:
-        self.score, self.information, self.scale = score, information, scale
+    def __init__(self, score: float = 0.0, weight: float = 0.0, scale: float = 0.0) -> None:
+        self.score, self.weight, self.scale = score, weight, scale
 
-    def observe(self, block: Block, blocks: float) -> None:
-        """blocks: how many such blocks there will be; the interval is narrowest after a tenth of them."""
-        self.scale = self.scale or block.information * blocks / 50
-        self.score += block.information * block.effect
-        self.information += block.information
+    def observe(self, effect: float, weight: float, blocks: float) -> None:
+        """A block with this effect, of variance spread / weight; blocks: how many such blocks there will be."""
+        self.scale = self.scale or weight * blocks / 50  # narrowest, for its time, after some tenths of them
+        self.score += weight * effect
+        self.weight += weight
 
-    def bounds(self, alpha: float) -> tuple[float, float, float]:
+    def bounds(self, alpha: float, spread: float = 1.0) -> tuple[float, float, float]:
         """(estimate, low, high); nothing is known before the first block."""
-        if not self.information:
+        if not self.weight:
             return 0.0, -1.0, 1.0
-        whole = self.information + self.scale
-        radius = math.sqrt(whole * math.log(whole / (self.scale * alpha * alpha))) / self.information
-        estimate = self.score / self.information
+        whole = self.weight + self.scale
+        radius = math.sqrt(spread * whole * math.log(whole / (self.scale * alpha * alpha))) / self.weight
+        estimate = self.score / self.weight
         return estimate, max(estimate - radius, -1.0), min(estimate + radius, 1.0)
 
     def dump(self) -> list[float]:
-        return [self.score, self.information, self.scale]
+        return [self.score, self.weight, self.scale]

@@ -31,18 +31,18 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 KNOWN = {
-    "errors": Metric(kind="rate", better="lower", tolerance=0.001, margin=0.01, noise=0.1),
-    "guard": Metric(kind="rate", better="lower", tolerance=0.002, margin=0.02, noise=0.1),
+    "errors": Metric(kind="rate", better="lower", tolerance=0.002, margin=0.01, noise=0.2),
+    "guard": Metric(kind="rate", better="lower", tolerance=0.002, margin=0.02, noise=0.2),
     "feedback": Metric(kind="rate", better="higher", tolerance=0.01, margin=0.1, noise=0.1),
-    "quality": Metric(kind="rate", better="higher", tolerance=0.005, margin=0.1, noise=0.05),
-    "latency": Metric(kind="amount", better="lower", tolerance=0.02, margin=0.2, noise=0.03),
-    "ttft": Metric(kind="amount", better="lower", tolerance=0.02, margin=0.2, noise=0.03),
-    "cost": Metric(kind="amount", better="lower", tolerance=0.02, margin=0.1, noise=0.03),
+    "quality": Metric(kind="rate", better="higher", tolerance=0.005, margin=0.1, noise=0.1),
+    "latency": Metric(kind="amount", better="lower", tolerance=0.05, margin=0.2, noise=0.05),
+    "ttft": Metric(kind="amount", better="lower", tolerance=0.05, margin=0.2, noise=0.05),
+    "cost": Metric(kind="amount", better="lower", tolerance=0.05, margin=0.1, noise=0.05),
 }
 FILLED = {
-    "rate": Metric(better="lower", tolerance=0.0, noise=0.1),
-    "amount": Metric(better="lower", tolerance=0.0, noise=0.03),
-    "score": Metric(better="lower", tolerance=0.0, noise=0.03),
+    "rate": Metric(better="lower", tolerance=0.0, noise=0.2),
+    "amount": Metric(better="lower", tolerance=0.0, noise=0.05),
+    "score": Metric(better="lower", tolerance=0.0, noise=0.05),
 }
 
 
@@ -87,9 +87,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     noninferior: float | None  # e-value against "worse by the margin or more"
     noninferior_needed: float
     better: float | None  # e-value against "not better", of the goal
-    effect: (
-        float  # rate: candidate - baseline; else: chance that a candidate's value is the greater of a pair's, minus 1/2
-    )
+    effect: float  # of a rate: candidate - baseline; else: P(a candidate's value > a baseline's) - 1/2, ties half
     low: float  # of an interval that holds at all times together, at 1 - alpha
     high: float
     sentence: str
@@ -150,7 +148,7 @@ class _Track:
             self.better.observe(better, goals[1], left)
         elif margin:
             self.margin.observe(margin, goals[1], left)
-        self.interval.observe(plain, blocks)
+        self.interval.observe(plain.effect, plain.information * self._spread(), blocks)
         self.baseline += _counts(pair[0])
         self.candidate += _counts(pair[1])
 
@@ -182,16 +180,20 @@ class _Track:
         n, k = self.baseline + self.candidate
         return (k + (1 if self.metric.better == "lower" else 19)) / (n + 20)
 
-    def evidence(self, name: str, alpha: float, needed: float) -> Evidence:
-        effect, low, high = self.interval.bounds(alpha)
+    def _spread(self) -> float:
+        """Variance of one event; that of ranks is in their information."""
+        return self._guess() * (1 - self._guess()) if self.metric.kind == "rate" else 1.0
+
+    def evidence(self, name: str, alpha: float, goal: bool) -> Evidence:
+        effect, low, high = self.interval.bounds(alpha, self._spread())
         worse = self.worse.value
         return Evidence(
             metric=name,
             worse=worse,
-            worse_needed=needed / self.stake if self.stake else math.inf,
-            noninferior=self.margin.value if self.metric.margin else None,
+            worse_needed=1 / (alpha * self.stake),
+            noninferior=self.margin.value if self.metric.margin and not goal else None,
             noninferior_needed=1 / alpha,
-            better=self.better.value,
+            better=self.better.value if goal else None,
             effect=effect,
             low=low,
             high=high,
@@ -199,8 +201,6 @@ class _Track:
         )
 
     def _sentence(self, name: str, effect: float, low: float, high: float) -> str:
-        if not self.candidate.n or not self.baseline.n:
-            return f"{name}: no data of both arms yet"
         if self.metric.kind == "rate":
             rates = (100 * v.k / v.n for v in (self.candidate, self.baseline))
             return "{}: {:.2f} % against {:.2f} % (difference {:+.2f} points, {:+.2f} … {:+.2f})".format(
@@ -212,7 +212,7 @@ class _Track:
 
 
 class Judge:
-    """Feed it one block after another; what it said once it decided is final.
+    """Feed it one block after another; its first decision counts.
 
     Guarantees, whatever the looks, the weights and the load: if in every block the candidate is in no metric worse than
     tolerated, a rollback has a chance of at most alpha; if it is worse by the margin or more in any, an early
@@ -225,15 +225,11 @@ class Judge:
         self._blocks = 0
 
     def observe(self, baseline: Arm, candidate: Arm) -> Decision:
-        """What each arm saw in the block of `block_s` seconds that just ended. Errors: `invalid`, and nothing has
-        changed.
-        """
-        for arm in (baseline, candidate):
-            for name in arm:
-                if name not in self._tracks and self.config.metrics:
-                    continue  # recorded, but not to be judged
-                if name in self._tracks:
-                    _check(name, self._tracks[name].metric, arm[name])
+        """What each arm saw in the `block_s` seconds that just ended. Errors: `invalid`, and nothing has changed."""
+        for name, track in self._tracks.items():
+            for arm in (baseline, candidate):
+                if name in arm:
+                    _check(name, track.metric, arm[name])
         total = max(self.config.deadline_s / self.config.block_s, 1.0)
         left = total - self._blocks
         self._blocks += 1
@@ -269,12 +265,11 @@ class Judge:
 
     def _decision(self, late: bool) -> Decision:
         kind, action = self._kind(late)
-        needed = 1 / self.alpha
-        metrics = [t.evidence(name, self.alpha, needed) for name, t in self._tracks.items() if t.stake]
+        metrics = [t.evidence(n, self.alpha, n == self.config.goal) for n, t in self._tracks.items() if t.stake]
         said = sorted(metrics, key=lambda e: -e.worse / e.worse_needed)
         reason = {
             "continue": "no decision yet",
-            "degraded": f"worse than tolerated (evidence {self.wealth:.3g}, needed {needed:.3g})",
+            "degraded": f"worse than tolerated (evidence {self.wealth:.3g}, needed {1 / self.alpha:.3g})",
             "noninferior": "no metric is worse by its margin",
             "better": f"better in {self.config.goal}",
             "undecided": "the deadline has come without a decision",
@@ -304,9 +299,7 @@ class Judge:
 
     @classmethod
     def load(cls, config: Judgement, state: Mapping[str, Any]) -> "Judge":
-        """A judge that goes on where `dump` was taken. Metrics new in the config begin; those no longer in it are
-        left out.
-        """
+        """A judge that goes on where `dump` was taken; metrics that are new in the config begin."""
         judge = cls(config)
         judge._blocks = state["blocks"]
         judge._tracks = {n: _Track(t.metric, state["metrics"].get(n)) for n, t in judge._tracks.items()}

@@ -137,17 +137,34 @@ class Workspace:
     def promote(self, ref: str, alias: str = "prod", *, approve: bool = False, reason: str = "") -> Asset:
         """Point an alias at a version. Errors: `blocked` unless every gate of the alias passed this very digest.
 
-        approve: also say the person's yes that `approval: manual` asks for.
+        approve: also say the person's yes that `approval: manual` asks for. Where the endpoint has a rollout in steps,
+        that is what it says yes to, and the rollout begins; without it, a promotion is for now and for all.
         """
+        from longrein.control import rollout
         from longrein.models.registry import promote
 
-        return promote(self.ledger, self.asset(ref), alias, actor=self.actor, approve=approve, reason=reason)
+        asset = self.asset(ref)
+        if approve and alias == "prod" and rollout.approve(self.ledger, asset, actor=self.actor, reason=reason):
+            return asset
+        return promote(self.ledger, asset, alias, actor=self.actor, approve=approve, reason=reason)
 
     def rollback(self, endpoint: str, to: str = "", *, reason: str = "") -> Asset:
         """Take an endpoint back to its previous release, or to the version `to`: model, prompt, engine and all."""
         from longrein.models.rollback import rollback
 
         return rollback(self.ledger, endpoint, to, actor=self.actor, reason=reason)
+
+    def rollouts(self, endpoint: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Rollouts of an endpoint, the newest first: weights, requests, evidence, what comes next."""
+        from longrein.control import rollout
+
+        return [rollout.describe(found) for found in self.ledger.rollouts.recent(endpoint, limit)]
+
+    def pause(self, endpoint: str, on: bool = True, *, reason: str = "") -> None:
+        """Hold an endpoint's rollout where it is, or let it go on. Errors: `not_found` when there is none."""
+        from longrein.control import rollout
+
+        rollout.pause(self.ledger, endpoint, on, actor=self.actor, reason=reason)
 
     def note(self, ref: str, text: str) -> None:
         """Write a note on a version, in place of the one before."""

@@ -78,6 +78,9 @@ class Lines(AbstractContextManager["Lines"]):
         mark, word = ("✓", "passed") if data["passed"] else ("✗", "failed")
         self.say(f"{mark} gate {data['gate']} {word} for {release}: {'; '.join(data['reasons'])}")
 
+    def on_rolling(self, subject: str, data: dict[str, Any]) -> None:
+        self.say(f"✓ {data['strategy']} of {data['ref']} begins; {data['stable']} stays in production")
+
     def on_promoted(self, subject: str, data: dict[str, Any]) -> None:
         self.say(f"✓ {data['ref']} is in production")
 

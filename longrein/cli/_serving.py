@@ -6,13 +6,14 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from longrein.core.errors import CODES, Error
 
 if TYPE_CHECKING:
     from longrein.cli.main import Session
+    from longrein.core.ledger import Rollout
     from longrein.gateway.server import Gateway
     from longrein.workspace import Workspace
 
@@ -22,14 +23,19 @@ ANSWER_S = 300.0
 
 @contextlib.contextmanager
 def started(
-    workspace: "Workspace", host: str = "127.0.0.1", port: int = 0, *, noted: bool = True
-) -> "Iterator[Gateway]":
-    """The gateway, in threads of this process, until the block ends. Errors: `conflict` when the port is taken.
+    workspace: "Workspace", host: str = "127.0.0.1", port: int = 0, *, noted: bool = True,
+    moved: "Callable[[Rollout], None]" = lambda _: None,
+) -> "Iterator[Gateway]":  # fmt: skip
+    """The gateway, and what drives rollouts, in threads of this process, until the block ends.
 
-    noted: leave word of it in .longrein, for `running`.
+    noted: leave word of it in .longrein, for `running`. moved: told of each rollout that moves. Errors: `conflict` when
+    the port is taken.
     """
+    from longrein.control.rollout import Driver
+
     gateway = workspace.gateway(host, port)
     note = workspace.home / NOTE
+    driver = Driver(workspace.ledger, actor=workspace.actor, moved=moved)
     try:
         gateway.start()
         if noted:
@@ -40,6 +46,7 @@ def started(
             if json.loads(note.read_text("utf-8"))["pid"] == os.getpid():
                 note.unlink()
         gateway.stop()
+        driver.close()
 
 
 def running(workspace: "Workspace") -> str | None:
@@ -77,6 +84,17 @@ def states(session: "Session", gateway: "Gateway") -> None:
     for name, state in gateway.settled().items():
         told = {"serving": "answers", "empty": "has no release yet: longrein apply"}.get(state, state)
         session.say(f"endpoint {name} {told}")
+
+
+def tell(session: "Session") -> "Callable[[Rollout], None]":
+    """Says how rollouts go."""
+
+    def moved(rollout: "Rollout") -> None:
+        part = f"{rollout.weight / 100:g} % of" if rollout.weight else f"copies of {rollout.shadow / 100:g} % of"
+        what = f"gets {part} {rollout.endpoint}" if rollout.live else rollout.status.replace("_", " ")
+        session.say(f"{rollout.candidate.ref} {what}: {rollout.reason}")
+
+    return moved
 
 
 @contextlib.contextmanager

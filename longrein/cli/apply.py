@@ -54,6 +54,8 @@ def _endpoint(d: "Deployment") -> str:
     told = f"endpoint {d.endpoint} serves {d.serving.ref if d.serving else 'nothing yet'}"
     if d.release and d.status == "waiting":
         return f"{told}; it waits for a person: longrein promote {d.release.ref} --approve"
+    if d.release and d.status == "rolling":
+        return f"{told}; {d.release.ref} is being rolled out: longrein status"
     bad = [g for g, state in d.gates.items() if state.startswith("failed")]
     if d.status == "serving" and bad:
         return f"{told}, which gate {', '.join(bad)} would not let through today: longrein rollback {d.endpoint}"

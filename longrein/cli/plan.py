@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from longrein.cli import _text
+from longrein.cli import _rollout, _text
 from longrein.cli.main import Session
 
 if TYPE_CHECKING:
     from longrein.control.plan import Deployment, Plan, Planned
 
-STATES = {"blocked": ", blocked", "waiting": ", waiting for a person"}
+STATES = {"blocked": ", blocked", "waiting": ", waiting for a person", "rolling": ", being rolled out"}
 WORDS = {"ready": "run", "after": "then", "running": "busy", "failed": "retry", "done": "keep"}
 
 
@@ -54,10 +54,12 @@ def _lines(d: "Deployment") -> list[str]:
         now = d.serving.ref if d.serving else "nothing yet"
         wanted = d.release.ref if d.release else "a new release"
         lines = [f"endpoint {d.endpoint} serves {now}; wanted: {wanted}{STATES.get(d.status, '')}"]
+    if d.status != "serving" and d.strategy.tag != "blue_green":
+        lines.append(f"  it moves in as {_rollout.way(d.strategy.as_data())}")
     lines += [f"  gate {name}: {state}" for name, state in d.gates.items()]
     if d.status == "held":
         lines.append("  it was rolled back from: longrein promote brings it back")
-    if d.serving and d.status in ("after", "judge", "ready", "waiting"):  # once the new release is out
+    if d.serving and d.status in ("after", "judge", "ready", "rolling", "waiting"):  # once the new release is out
         lines.append(f"  a rollback would go to {d.serving.ref}")
     elif d.rollback:
         lines.append(f"  a rollback would go to {d.rollback.ref}")
@@ -89,5 +91,5 @@ def _endpoint(d: "Deployment") -> dict[str, Any]:
     return {
         "endpoint": d.endpoint, "status": d.status, "release": d.release.ref if d.release else None,
         "serving": d.serving.ref if d.serving else None, "gates": d.gates,
-        "rollback": d.rollback.ref if d.rollback else None,
+        "rollback": d.rollback.ref if d.rollback else None, "strategy": d.strategy.as_data(),
     }  # fmt: skip

@@ -15,4 +15,8 @@ from longrein.cli.main import Session
 def command(session: Session, ref: str, alias: str, approve: bool, reason: str) -> None:
     asset = session.workspace.promote(ref, alias, approve=approve, reason=reason)
     where = f"{asset.kind}:{asset.name}@{alias}"
-    session.show({"alias": where, "ref": asset.ref, "digest": asset.digest}, f"{where} is {asset.ref} now")
+    data = {"alias": where, "ref": asset.ref, "digest": asset.digest}
+    if session.workspace.asset(where) == asset:
+        session.show(data | {"moved": True}, f"{where} is {asset.ref} now")
+    else:
+        session.show(data | {"moved": False}, f"{asset.ref} is being rolled out: longrein rollout {asset.name}")

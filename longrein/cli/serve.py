@@ -12,7 +12,10 @@ from longrein.cli.main import Session
 @click.pass_obj
 def command(session: Session, host: str, port: int) -> None:
     workspace = session.workspace
-    with _serving.until_signal() as asked, _serving.started(workspace, host, port) as gateway:
+    with (
+        _serving.until_signal() as asked,
+        _serving.started(workspace, host, port, moved=_serving.tell(session)) as gateway,
+    ):
         _serving.announce(session, workspace, gateway)
         _serving.states(session, gateway)
         asked.wait()

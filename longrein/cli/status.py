@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from longrein.cli import _serving, _text
+from longrein.cli import _rollout, _serving, _text
 from longrein.cli.main import Session
 from longrein.core.errors import Error
 
@@ -22,6 +22,8 @@ def command(session: Session) -> None:
 
 
 def describe(workspace: "Workspace") -> dict[str, Any]:
+    from longrein.control import rollout
+
     ledger = workspace.ledger
     data: dict[str, Any] = {"project": str(workspace.root), "url": _serving.running(workspace), "error": None}
     try:
@@ -30,6 +32,7 @@ def describe(workspace: "Workspace") -> dict[str, Any]:
         data |= as_data(workspace.plan())
     except Error as error:  # a broken file must not hide the rest
         data |= {"error": error.as_dict(), "changes": None, "steps": [], "endpoints": []}
+    data["rollouts"] = [rollout.describe(r) for r in ledger.rollouts.all_live().values()]
     data["newest"] = [
         {"ref": a.ref, "versions": n, "digest": a.digest, "created_ms": a.created_ms} for a, n in ledger.assets.latest()
     ]
@@ -55,6 +58,7 @@ def as_text(data: dict[str, Any]) -> str:
             for e in data["endpoints"]
         ]
         parts.append(_text.table(rows, ("endpoint", "serves", "state", "gates", "rollback to")))
+    parts += map(_rollout.as_text, data["rollouts"])
     if data["newest"]:
         newest = [(a["ref"], a["versions"], a["digest"][:12], _text.ago(a["created_ms"])) for a in data["newest"]]
         more = f"\nand {len(newest) - MOST} more: longrein ls" if len(newest) > MOST else ""

@@ -23,7 +23,7 @@ def command(session: Session, host: str, port: int) -> None:
 
     workspace = session.workspace
     workspace.spec  # noqa: B018 - a broken file ends it here, before anything starts
-    with _serving.started(workspace, host, port) as gateway:
+    with _serving.started(workspace, host, port, moved=_serving.tell(session)) as gateway:
         _serving.announce(session, workspace, gateway)
         changes = Watch(workspace.ledger, workspace.file)
         told = apply(session, workspace, "", retry=True)

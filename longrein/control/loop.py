@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from longrein.control import nouns
+from longrein.control import nouns, rollout
 from longrein.control.nouns import Lifecycle, Step
 from longrein.control.plan import Deployment, Plan, Planned, gate_digests, look, output, plan, step_name
 from longrein.core import worker
@@ -25,6 +25,7 @@ from longrein.core.step import Input, Job
 from longrein.core.store import Store
 from longrein.models import gate
 from longrein.models.deploy import ALIAS
+from longrein.models.experiment.rollout import Gradual
 from longrein.models.track import mirror
 
 TICK_S = 0.1
@@ -34,7 +35,7 @@ TICK_S = 0.1
 class News:
     """Something a watcher may show.
 
-    what: start | progress | note | metrics | params | done | failed | waiting | judged | promoted | unsent.
+    what: start | progress | note | metrics | params | done | failed | waiting | judged | rolling | promoted | unsent.
     """
 
     what: str
@@ -58,6 +59,7 @@ class Loop:
         retry: try steps again that failed before this call; each fails once a call at most.
         """
         guard(self.ledger, spec, self.actor)
+        rollout.drive(self.ledger, actor=self.actor)
         self.failed.clear()
         while True:
             state = plan(self.ledger, self.store, self.project, spec)
@@ -223,7 +225,16 @@ class Loop:
                     self._judge(spec, deployment, release, name)
                 return
             held, revision = self.ledger.aliases.get("release", endpoint).get(ALIAS, (None, 0))
+            if held == release and (moving := deployment.rollout):
+                self.ledger.rollouts.save(
+                    moving, status="replaced", actor=self.actor, reason=f"longrein.yaml wants {release.ref}"
+                )
             if held == release:  # another loop was quicker: the promotion is its to tell
+                return
+            if held and isinstance(deployment.strategy, Gradual):
+                rollout.begin(self.ledger, held, release, deployment.strategy, actor=self.actor, reason="gates passed")
+                data = {"ref": release.ref, "strategy": deployment.strategy.tag, "stable": held.ref}
+                self.watch(News("rolling", f"release:{endpoint}", data))
                 return
             self.ledger.aliases.move(
                 "release", endpoint, ALIAS, release, actor=self.actor, expect=revision, reason="gates passed"

@@ -8,13 +8,14 @@ from typing import Any
 from longrein.control import nouns
 from longrein.control.nouns import Lifecycle, Step
 from longrein.core.digest import of_json
-from longrein.core.ledger import Asset, Item, Ledger
+from longrein.core.ledger import Asset, Item, Ledger, Rollout
 from longrein.core.ledger.aliases import APPROVAL
 from longrein.core.ref import Ref
 from longrein.core.spec import dotted
 from longrein.core.store import Store
 from longrein.models import gate
 from longrein.models.deploy import ALIAS
+from longrein.models.experiment.rollout import Declared, declared
 
 
 @dataclass
@@ -41,7 +42,9 @@ class Deployment:
     serving: Asset | None
     rollback: Asset | None
     gates: dict[str, str]  # gate -> passed | failed: … | will judge | awaits a person's yes
-    status: str  # serving | after | judge | ready | blocked | waiting | held
+    status: str  # serving | after | judge | ready | rolling | blocked | waiting | held
+    strategy: Declared
+    rollout: Rollout | None = None  # under way
 
 
 @dataclass
@@ -138,10 +141,15 @@ def _deployment(ledger: Ledger, spec: Lifecycle, endpoint: str, release: Asset |
     serving = ledger.assets.find(Ref("release", endpoint, ALIAS))
     rollback = ledger.aliases.previous("release", endpoint, ALIAS) if serving else None
     wanted = gate_digests(spec, endpoint)
+    moving = ledger.rollouts.live(endpoint) if serving else None
+    moving = moving if moving and moving.stable == serving else None
+    way = (declared(spec.endpoints[endpoint].rollout), moving)
     if release is None:
-        return Deployment(endpoint, None, serving, rollback, dict.fromkeys(wanted, "will judge"), "after")
+        return Deployment(endpoint, None, serving, rollback, dict.fromkeys(wanted, "will judge"), "after", *way)
     gates = _verdicts(ledger, release, wanted)
-    if serving and serving.digest == release.digest:
+    if serving and serving.digest == release.digest and moving:  # the file no longer wants what is being rolled out
+        status = "ready"
+    elif serving and serving.digest == release.digest:
         judged = "will judge" not in gates.values() or any(g.startswith("failed") for g in gates.values())
         status = "serving" if judged else "judge"
     elif any(g == "will judge" for g in gates.values()):
@@ -150,9 +158,11 @@ def _deployment(ledger: Ledger, spec: Lifecycle, endpoint: str, release: Asset |
         status = "blocked"
     elif any(g != "passed" for g in gates.values()):
         status = "waiting"
+    elif moving and moving.candidate.digest == release.digest:
+        status = "rolling"
     else:
         status = "held" if _rolled_back(ledger, endpoint, release) else "ready"
-    return Deployment(endpoint, release, serving, rollback, gates, status)
+    return Deployment(endpoint, release, serving, rollback, gates, status, *way)
 
 
 def _verdicts(ledger: Ledger, release: Asset, wanted: Mapping[str, str]) -> dict[str, str]:
@@ -173,7 +183,9 @@ def _rolled_back(ledger: Ledger, endpoint: str, release: Asset) -> bool:
     for event in ledger.events.recent(f"release:{endpoint}@{ALIAS}", limit=1000):
         if event.kind == "alias.rolled_back" and event.data["from"] == release.ref:
             return True
-        if event.kind == "alias.moved" and event.data["to"] == release.ref:
+        if event.kind == "rollout.rolled_back" and event.data["to"] == release.ref:
+            return True
+        if event.kind in ("alias.moved", "rollout.started") and event.data["to"] == release.ref:
             return False
     return False
 

@@ -4,23 +4,31 @@ Any number of these may run at once, and any may be killed anywhere: a step is o
 rollout that was read, and what was not written is simply seen again.
 """
 
+import logging
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from longrein.core.errors import Error
 from longrein.core.evidence import Counts, Histogram
 from longrein.core.histogram import middle
 from longrein.core.ledger import Asset, Block, Ledger, Rollout, now_ms
+from longrein.core.ledger.rollouts import ALIAS
 from longrein.core.ledger.traffic import BLOCK_MS, SETTLED_MS
+from longrein.models import registry
 from longrein.models.experiment import rollout as machine
+from longrein.models.experiment.assign import BUCKETS
 from longrein.models.experiment.judge import Arm
 from longrein.models.experiment.rollout import Gradual, Seen, State
 
 TIMINGS = {"latency_ms": "latency", "ttft_ms": "ttft"}
+EVERY_S = 1.0  # a look at nothing under way is one small query
 SHADOW = "shadow"  # the arm of copies in the ledger's traffic
+log = logging.getLogger(__name__)
 
 
 def begin(
@@ -34,6 +42,24 @@ def begin(
         stable, candidate, config, msgspec.to_builtins(state), weight=state.weight, shadow=state.shadow, actor=actor,
         reason=reason,
     )  # fmt: skip
+
+
+def approve(ledger: Ledger, release: Asset, *, actor: str, reason: str = "") -> bool:
+    """Say a person's yes to a release and begin its rollout, in one transaction.
+
+    False, and nothing said, where it is not to move in steps. Errors: `blocked` by another gate.
+    """
+    config = ((ledger.work.wanted() or {}).get("endpoints") or {}).get(release.name) or {}
+    strategy = machine.declared(config.get("rollout"))
+    held, _ = ledger.aliases.get("release", release.name).get(ALIAS, (None, 0))
+    if release.kind != "release" or not isinstance(strategy, Gradual) or held is None or held == release:
+        return False
+    if (moving := ledger.rollouts.live(release.name)) and moving.candidate == release:
+        return False
+    with ledger.transaction():
+        registry.say_yes(ledger, release, actor=actor, reason=reason)
+        begin(ledger, held, release, strategy, actor=actor, reason=reason or "approved")
+    return True
 
 
 def drive(ledger: Ledger, *, actor: str, clock: Callable[[], int] = now_ms) -> list[Rollout]:
@@ -53,13 +79,13 @@ def drive(ledger: Ledger, *, actor: str, clock: Callable[[], int] = now_ms) -> l
 
 def advance(ledger: Ledger, seen: Rollout, *, actor: str, now: int) -> Rollout:
     """One step of one rollout, if there is one to take. Errors: `conflict` when somebody else took it."""
-    held, revision = ledger.aliases.get("release", seen.endpoint).get(machine.ALIAS, (None, 0))
+    held, revision = ledger.aliases.get("release", seen.endpoint).get(ALIAS, (None, 0))
     if held != seen.stable:
         status = "promoted" if held == seen.candidate else "replaced"
         return ledger.rollouts.save(seen, status=status, actor=actor, reason="production moved on without it")
     before = state_of(seen)
     strategy = strategy_of(seen)
-    missing = ledger.aliases.missing("release", seen.endpoint, machine.ALIAS, seen.candidate)
+    missing = ledger.aliases.missing("release", seen.endpoint, ALIAS, seen.candidate)
     blocks = observed(ledger, seen, strategy, before, now)
     state = machine.observe(
         strategy, before, now, blocks, failures(ledger, seen), "; ".join(f"gate {g}: {w}" for g, w in missing.items())
@@ -74,10 +100,57 @@ def advance(ledger: Ledger, seen: Rollout, *, actor: str, now: int) -> Rollout:
         )  # fmt: skip
         if status == "promoted":
             ledger.aliases.move(
-                "release", seen.endpoint, machine.ALIAS, seen.candidate, actor=actor, expect=revision,
+                "release", seen.endpoint, ALIAS, seen.candidate, actor=actor, expect=revision,
                 reason=f"rollout {seen.id}: {state.reason}",
             )  # fmt: skip
     return after
+
+
+class Driver:
+    """Takes the steps of all rollouts as they come due, in a thread of its own, until closed.
+
+    moved: told of each that moved or ended. While the ledger is away, so are its rollouts.
+    """
+
+    def __init__(self, ledger: Ledger, *, actor: str, moved: Callable[[Rollout], None] = lambda _: None) -> None:
+        self.ledger, self.actor, self.moved = ledger, actor, moved
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        failing = False
+        while not self._closing.wait(EVERY_S):
+            try:
+                for rollout in drive(self.ledger, actor=self.actor):
+                    self.moved(rollout)
+                failing = False
+            except (Error, SQLAlchemyError) as error:
+                if not failing:
+                    log.warning("rollouts stand still: %s", error)
+                failing = True
+
+
+def describe(seen: Rollout) -> dict[str, Any]:
+    """A rollout for people and programs: who gets what, what the evidence is, what comes next and when."""
+    strategy, state = strategy_of(seen), state_of(seen)
+    stage = machine.current(strategy, state)
+    data = {
+        "endpoint": seen.endpoint, "id": seen.id, "status": seen.status, "strategy": strategy.tag, "stage": stage.tag,
+        "stable": seen.stable.ref, "candidate": seen.candidate.ref, "weight": seen.weight / BUCKETS,
+        "shadow": seen.shadow / BUCKETS, "requests": {"stable": state.requests[0], "candidate": state.requests[1]},
+        "evidence": [m["sentence"] for m in (state.decision or {}).get("metrics", [])],
+        "decision": state.decision, "reason": seen.reason, "actor": seen.actor, "started_ms": seen.started_ms,
+        "updated_ms": seen.updated_ms, "ended_ms": seen.ended_ms,
+    }  # fmt: skip
+    if seen.live:
+        following, deadline_ms, undecided = machine.outlook(strategy, state)
+        data |= {"next": following, "deadline_ms": deadline_ms, "undecided": undecided}
+    return data
 
 
 def pause(ledger: Ledger, endpoint: str, on: bool, *, actor: str, reason: str = "") -> Rollout:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from longrein.core.errors import Error
 from longrein.core.ledger import ApiKey, Asset, Ledger
+from longrein.core.ledger.rollouts import ALIAS
 from longrein.models.experiment import rollout
 
 EVERY_S = 0.1  # a look is one small query: a rollback is in force everywhere in less than twice that
@@ -53,7 +54,7 @@ def read(ledger: Ledger) -> Table:
     """The wanted endpoints and their releases as the ledger has them now, in a few queries however many they are."""
     head = ledger.events.head()  # first: a change while the rest is read moves it, and so is seen next time
     endpoints = (ledger.work.wanted() or {}).get("endpoints") or {}
-    held = ledger.aliases.holders("release", rollout.ALIAS)
+    held = ledger.aliases.holders("release", ALIAS)
     live = ledger.rollouts.all_live()
     routes = {}
     for name, config in endpoints.items():

@@ -6,6 +6,7 @@ import msgspec
 
 from longrein.core.digest import canonical
 from longrein.core.step import Context, Input
+from longrein.models.experiment.rollout import Setting
 from longrein.models.upstream import Config as Upstream
 
 VERSION = 1
@@ -22,6 +23,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     engine: str = "torch"
     options: dict[str, Any] = {}  # the engine's
     gates: list[str] = []
+    rollout: Setting = "blue_green"  # how a new release that passed its gates moves in
     approval: Literal["auto", "manual"] = "auto"  # manual: a person promotes what the gates passed
     log_text: bool = False  # keep the text of requests and answers in the request log
 

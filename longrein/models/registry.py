@@ -5,6 +5,7 @@ from typing import Any
 from longrein.core.digest import of_json
 from longrein.core.ledger import Asset, Ledger
 from longrein.core.ledger.aliases import APPROVAL
+from longrein.core.ledger.rollouts import ALIAS
 
 
 def promote(
@@ -13,12 +14,22 @@ def promote(
     """Point an alias at a version. Errors: `blocked` unless every gate of the alias passed this very digest.
 
     approve: record the person's yes that `approval: manual` asks for, bound to this digest, in the same transaction.
+    A rollout under way at the endpoint is over then, whatever it was of.
     """
     with ledger.transaction():
         if approve:
-            ledger.aliases.judge(APPROVAL, of_json(APPROVAL), [asset], True, [reason or "approved"], actor=actor)
+            say_yes(ledger, asset, actor=actor, reason=reason)
         ledger.aliases.move(asset.kind, asset.name, alias, asset, actor=actor, reason=reason)
+        moving = ledger.rollouts.live(asset.name) if (asset.kind, alias) == ("release", ALIAS) else None
+        if moving:
+            status = "promoted" if moving.candidate == asset else "replaced"
+            ledger.rollouts.save(moving, status=status, actor=actor, reason=reason or f"{asset.ref} was promoted")
     return asset
+
+
+def say_yes(ledger: Ledger, release: Asset, *, actor: str, reason: str = "") -> None:
+    """Record a person's yes to a digest, for the gate that `approval: manual` puts before production."""
+    ledger.aliases.judge(APPROVAL, of_json(APPROVAL), [release], True, [reason or "approved"], actor=actor)
 
 
 def versions(ledger: Ledger, kind: str, name: str, limit: int = 100) -> list[dict[str, Any]]:

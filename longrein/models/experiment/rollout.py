@@ -15,7 +15,6 @@ from longrein.core.ledger.traffic import BLOCK_MS
 from longrein.models.experiment.assign import BUCKETS, buckets
 from longrein.models.experiment.judge import Arm, Decision, Judge, Judgement
 
-ALIAS = "prod"  # whose holder answers, and whose gates a candidate must have passed
 FAILURES = 3  # so often an engine may fail to start, or end by itself, before its release is taken back
 FINAL = ("promoted", "rolled_back")
 LEARNED = 20  # values of the goal that each arm needs before a bandit moves
@@ -28,6 +27,14 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What all strategies share."""
 
     keep_warm_s: Seconds = 600.0  # how long what was in production stays live afterwards; 0 saves its memory
+
+    @property
+    def tag(self) -> str:
+        """Its name in longrein.yaml."""
+        return str(self.__struct_config__.tag)
+
+    def as_data(self) -> dict[str, Any]:
+        return dict(msgspec.to_builtins(self))
 
 
 class BlueGreen(Strategy, frozen=True, tag="blue_green"):
@@ -154,7 +161,7 @@ class Shadow(Gradual, frozen=True, tag="shadow"):
         return 0, buckets(self.share)
 
     def outlook(self, state: "State") -> str:
-        then = self.then if isinstance(self.then, str) else str(self.then.__struct_config__.tag)
+        then = self.then if isinstance(self.then, str) else self.then.tag
         return f"{then} once it is proven no worse"
 
 
@@ -231,14 +238,14 @@ def observe(
     return state
 
 
-def outlook(strategy: Gradual, state: State, started_ms: int) -> tuple[str, int, str]:
+def outlook(strategy: Gradual, state: State) -> tuple[str, int, str]:
     """(what comes next, when the deadline is in ms since 1970, what happens then)."""
     now = current(strategy, state)
     if state.outcome == "held":
         return "a person decides: longrein promote, or longrein rollback", 0, ""
     blocks = (state.judge or {}).get("blocks", 0)
     left_ms = int((now.judge.deadline_s - blocks * now.judge.block_s) * 1000)
-    return now.outlook(state), max(state.read_ms, started_ms) + left_ms, now.judge.undecided
+    return now.outlook(state), state.read_ms + left_ms, now.judge.undecided
 
 
 def _observe(strategy: Gradual, state: State, now_ms: int, block: Seen) -> State:

@@ -69,8 +69,11 @@ def read(ledger: Ledger) -> Table:
 
 
 def report(ledger: Ledger, target: Target, error: Error) -> None:
-    """Say that a release cannot be served here, for its rollout to hear. Errors: the ledger's."""
-    ledger.events.append("gateway", "release.failed", target.ref, digest=target.digest, error=error.as_dict())
+    """Say that a release cannot be served here, for its rollout to hear; while the ledger is away, in the log alone."""
+    try:
+        ledger.events.append("gateway", "release.failed", target.ref, digest=target.digest, error=error.as_dict())
+    except (Error, SQLAlchemyError) as away:
+        log.warning("a failure of %s could not be told: %s", target.ref, away)
 
 
 def _target(asset: Asset | None) -> Target | None:

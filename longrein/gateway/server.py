@@ -27,7 +27,7 @@ from longrein.gateway.management import routes as management_routes
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Recorder
 from longrein.gateway.replicas import DRAIN_S, Fleet
-from longrein.gateway.routing import Table, Watch
+from longrein.gateway.routing import Table, Target, Watch, report
 from longrein.gateway.tally import Tally
 
 APPLY_S = 5  # a loop that is ending applies nothing any more
@@ -118,7 +118,7 @@ class Gateway:
     def _config(self) -> uvicorn.Config:
         self.tally = Tally(self.ledger)
         self.recorder = Recorder(self.workspace / ".longrein" / FOLDER, self.tally)
-        self.fleet = Fleet(self.store, self.workspace, self.metrics, self.drain_s)
+        self.fleet = Fleet(self.store, self.workspace, self.metrics, self.drain_s, self._report)
         self.inference = Inference(self.fleet, self.recorder, self.metrics, self.max_body_bytes)
 
         @contextlib.asynccontextmanager
@@ -148,6 +148,11 @@ class Gateway:
             *self.door.guard(management, "admin"),
             *self.door.guard(mlflow.routes(self.ledger, self.store), "track"),
         ]
+
+    def _report(self, target: Target, error: Error) -> None:
+        """From the loop: the ledger may take its time, or be away."""
+        assert self._loop
+        self._loop.run_in_executor(None, report, self.ledger, target, error)
 
     def _new_table(self, table: Table) -> None:
         """From the watching thread: hand the table to the loop, and wait until it stands."""

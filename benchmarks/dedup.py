@@ -111,11 +111,11 @@ def edited(text: str, draw: random.Random) -> str:
 
 
 def ours(texts: Texts, _: str) -> tuple[Any, Callable[[], Any]]:
-    from longrein.plugins.transform._near.index import Index, joined
+    from longrein.plugins.transform._near.index import Index, signatures
 
-    index = Index(NGRAM, BANDS, ROWS, None)
+    index = Index(BANDS, None)
     for start in range(0, len(texts), 1024):
-        index.add(*joined([t.encode() for t in texts[start : start + 1024]]))
+        index.add(signatures([t.encode() for t in texts[start : start + 1024]], NGRAM, BANDS, ROWS))
     return index, lambda: index.clusters(0.7)
 
 

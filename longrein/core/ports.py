@@ -4,10 +4,11 @@ Each plugin module holds one public object, `plugin`, and `VERSION` (see longrei
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+from longrein.core.blob import Blob
 from longrein.core.generation import Event, Request
 from longrein.core.step import Context, Job
 from longrein.core.training import Prediction, Recipe
@@ -25,19 +26,6 @@ class Record(NamedTuple):
     member: str = ""  # which file of an archive it stood in; `line` is a line of that
 
 
-class Blob(Protocol):
-    """Named bytes to read: a local Path is one, and so is what lies in a compressed file or an archive."""
-
-    @property
-    def name(self) -> str:
-        """With the suffix that tells the format, and no folder."""
-        ...
-
-    def open(self, mode: Literal["rb"]) -> BinaryIO:
-        """A stream from the beginning at every call; it may lack `seek`. Bytes that cannot be had raise OSError."""
-        ...
-
-
 class Reader(Protocol):
     """Reads one file format. `plugin` is an instance."""
 
@@ -46,6 +34,16 @@ class Reader(Protocol):
     def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         """Records in file order, memory flat. A bad record is yielded with its reason and reading goes on; a file
         that cannot be read, or not further, raises Error("invalid") or OSError. Wrong options: ValidationError."""
+        ...
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A reader that can read a piece of a large file."""
+
+    def split(self, path: Path, options: Mapping[str, Any], bytes: int) -> list[tuple[Mapping[str, Any], int]]:
+        """Options that read one piece each, in order, with the pieces' sizes of about `bytes`: together the same
+        records, with the same lines, as `options` read. One piece where the file cannot be cut."""
         ...
 
 
@@ -76,6 +74,25 @@ class Transform(Protocol):
 
 
 @runtime_checkable
+class RowWise(Protocol):
+    """A transform that judges each row by itself: however rows are cut into batches, and by however many processes,
+    verdicts and counts are the same. It is mapped over partitions in parallel."""
+
+    rowwise: ClassVar[bool]  # True
+
+
+@runtime_checkable
+class Notes(Protocol):
+    """A transform that looks at all rows together, but only at a note of each. Notes are taken where the rows are, in
+    parallel, and kept for the next run; `survey` and `apply` then see {"note", "source", "line"} and "group", and do
+    not change rows. Without notes, given rows, they take them by themselves."""
+
+    def prepare(self, rows: Sequence[dict[str, Any]]) -> list[bytes]:
+        """A note of each row, from this row and the options alone."""
+        ...
+
+
+@runtime_checkable
 class Survey(Protocol):
     """A transform that must see every row before it can judge the first: `survey`, then `apply`, on the same rows."""
 
@@ -87,6 +104,23 @@ class Spills(Protocol):
     """A transform that may need much room: it is given the run's folder for files of its own."""
 
     scratch: Path | None  # None is the system's folder for temporary files
+
+
+class Runner(Protocol):
+    """Maps a function over tasks in many processes. `plugin` is a class."""
+
+    shared: bool  # whether the function may leave its result in this machine's files
+
+    def __init__(self, options: Mapping[str, Any], workers: int) -> None:
+        """workers: how many processes this machine should give at most."""
+        ...
+
+    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        """Results in the order of the tasks, which are taken as there is room. A task whose process dies runs again;
+        what the function raises is raised here. The function is one of a module; tasks and results are pickled."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Trainer(Protocol):

@@ -45,6 +45,7 @@ class Job:
     project: str  # the folder of longrein.yaml: relative paths in config start here
     cpus: int = 1
     env: dict[str, str] = field(default_factory=dict)
+    runner: str | dict[str, dict[str, Any]] = "local"  # who maps over partitions: its name, or {name: options}
 
     def write(self, scratch: Path) -> Path:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ class Context:
 
     def __init__(self, job: Job, scratch: Path) -> None:
         self.name, self.config, self.inputs = job.name, job.config, job.inputs
-        self.project, self.scratch, self.cpus = Path(job.project), scratch, job.cpus
+        self.project, self.scratch, self.cpus, self.runner = Path(job.project), scratch, job.cpus, job.runner
         self.store = Store(Path(job.store))
         self.outputs: list[Output] = []
         scratch.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def test_a_version_committed_before_a_crash_is_used_again(project):
     first = project.ingest()
     table = version.open(project.store, first.uri)
     table.tags.delete(f"sha256-{first.digest}")  # as when the process died between commit and tag
-    assert project.ingest() == first
+    assert project.ingest().uri == first.uri
     assert f"sha256-{first.digest}" in version.open(project.store, first.uri).tags.list()
 
 

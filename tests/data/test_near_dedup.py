@@ -16,7 +16,7 @@ from longrein.core.errors import Error
 from longrein.core.text import fold
 from longrein.plugins.transform._near import index, sign, token
 from longrein.plugins.transform._near.fold import tables
-from longrein.plugins.transform._near.index import Index, joined
+from longrein.plugins.transform._near.index import Index, joined, signatures
 from longrein.plugins.transform.near_dedup import plugin as NearDedup
 
 WORDS = [
@@ -113,8 +113,8 @@ def test_words_and_characters():
 def test_similarity_is_jaccards(letters, gap):
     bases = [text(seed, 150, letters, gap) for seed in range(12)]
     others = [changed(base, seed, seed, gap) for seed, base in enumerate(bases)]
-    made = Index(5, 14, 8, None)
-    made.add(*joined([t.encode() for t in bases + others]))
+    made = Index(14, None)
+    made.add(signatures([t.encode() for t in bases + others], 5, 14, 8))
     found = made.similarity(np.arange(12), np.arange(12, 24))
     assert found == pytest.approx([jaccard(a, b, gap) for a, b in zip(bases, others, strict=True)])
     assert 1.0 == found[0] > found[6] > found[11] > 0
@@ -123,8 +123,8 @@ def test_similarity_is_jaccards(letters, gap):
 def test_similarity_of_long_texts_is_estimated_well():
     base = text(1, 20_000)
     other = changed(base, 800, 2)
-    made = Index(5, 14, 8, None)
-    made.add(*joined([base.encode(), other.encode()]))
+    made = Index(14, None)
+    made.add(signatures([base.encode(), other.encode()], 5, 14, 8))
     assert made.similarity(np.array([0]), np.array([1]))[0] == pytest.approx(jaccard(base, other), abs=0.07)
 
 

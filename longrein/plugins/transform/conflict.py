@@ -1,7 +1,7 @@
 """The same request with different answers: the majority's rows stay, all go when there is none."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -33,7 +33,7 @@ class Conflict:
     def survey(self, rows: Iterable[dict[str, Any]]) -> None:
         cast = bytearray()
         for row in rows:
-            cast += _vote(row)
+            cast += _note(row)[:24]
         votes = np.frombuffer(cast, VOTE)
         votes = votes[np.lexsort((votes["answer"], votes["low"], votes["high"]))]
         same = (votes["high"][1:] == votes["high"][:-1]) & (votes["low"][1:] == votes["low"][:-1])
@@ -48,19 +48,27 @@ class Conflict:
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
         for row in rows:
-            votes, mine = None, b""
+            votes, mine, said = None, b"", b""
             if self.votes:
-                case = _vote(row)
-                votes, mine = self.votes.get(case[:16]), case[16:]
+                note = _note(row)
+                votes, mine, said = self.votes.get(note[:16]), note[16:24], note[24:]
             if votes is None or votes[mine] > self.options.majority * votes.total():
                 yield Verdict(row)
             else:
-                detail = f"{votes[mine]} of {votes.total()} rows with this request say {answer(row)!r:.80}"
+                detail = f"{votes[mine]} of {votes.total()} rows with this request say {said.decode()}"
                 yield Verdict(row, "conflicting_label", detail)
 
+    def prepare(self, rows: Sequence[dict[str, Any]]) -> list[bytes]:
+        return [_note(row) for row in rows]
 
-def _vote(row: dict[str, Any]) -> bytes:
-    return key(prompt(row)) + key(answer(row) or "")[:8]
+
+def _note(row: dict[str, Any]) -> bytes:
+    """A row's vote, and its answer for people."""
+    note: bytes | None = row.get("note")
+    if note is not None:
+        return note
+    said = answer(row)
+    return key(prompt(row)) + key(said or "")[:8] + f"{said!r:.80}".encode()
 
 
 plugin = Conflict

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -34,6 +34,8 @@ class Decontaminate:
     Takes about 32 bytes of memory for each n-gram of the evaluation sets.
     """
 
+    rowwise: ClassVar[bool] = True
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = msgspec.convert(options, Options)
         self.counts: Counter[str] = Counter()
@@ -43,7 +45,8 @@ class Decontaminate:
         self.taken, self.owners = 0, list[tuple[str, int]]()
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
-        self._learn()
+        if not self.owners:
+            self._learn()
         stream = iter(rows)
         while batch := list(islice(stream, BATCH)):
             texts = [_bytes(t) for row in batch for t in (prompt(row), answer(row) or "")]

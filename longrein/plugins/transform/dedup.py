@@ -1,7 +1,7 @@
 """Exact duplicates dropped: the first stays, each other one names it."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -27,14 +27,20 @@ class Dedup:
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
         first: dict[bytes, tuple[str, int]] = {}
         for ordinal, row in enumerate(rows, 1):
-            text, output = prompt(row), answer(row)
-            digest = key(text) if self.options.on == "input" or output is None else key(text, output)
+            digest = row.get("note") or self._key(row)
             at = (row.get("source", ""), row.get("line", ordinal))
             found = first.setdefault(digest, at)
             if found is at:
                 yield Verdict(row)
             else:
                 yield Verdict(row, "duplicate", f"of {found[0]}:{found[1]}" if found[0] else f"of row {found[1]}")
+
+    def prepare(self, rows: Sequence[dict[str, Any]]) -> list[bytes]:
+        return [self._key(row) for row in rows]
+
+    def _key(self, row: dict[str, Any]) -> bytes:
+        text, output = prompt(row), answer(row)
+        return key(text) if self.options.on == "input" or output is None else key(text, output)
 
 
 plugin = Dedup

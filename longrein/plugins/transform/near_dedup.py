@@ -2,23 +2,25 @@
 
 import datetime
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from longrein.core.errors import Error
 from longrein.core.ports import Verdict
 from longrein.core.text import key
 from longrein.plugins.transform._near import reference
 from longrein.plugins.transform._near.compiled import F32, I64
-from longrein.plugins.transform._near.index import BATCH_BYTES, BATCH_TEXTS, MOST_ROWS, Column, Index, joined
+from longrein.plugins.transform._near.index import BATCH_BYTES, BATCH_TEXTS, MOST_ROWS, Column, Index, signatures
 from longrein.plugins.transform._row import answer, prompt
 
 VERSION = 1
+FACTS = np.dtype([("key", "V16"), ("answer", "<u8"), ("rank", "<f8")])  # begin a note; the signature follows
 ROW = np.dtype([("key", "V16"), ("answer", "<u8"), ("rank", "<f8"), ("source", "<u4"), ("line", "<i8")])
 
 
@@ -57,11 +59,12 @@ class NearDedup:
         self.sources: dict[str, int] = {}
 
     def survey(self, rows: Iterable[dict[str, Any]]) -> None:
-        index = Index(self.options.ngram, self.options.bands, self.options.rows, self.scratch)
+        index = Index(self.options.bands, self.scratch)
         column = Column(ROW, self.scratch)
-        for texts, facts in self._batches(chain(self._against(), rows)):
-            index.add(*joined(texts))
-            column.append(np.array(facts, ROW))
+        for batch in _batches(chain(self._against(), rows)):
+            notes = [row["note"] for row in batch] if "note" in batch[0] else self.prepare(batch)
+            column.append(self._facts(batch, notes, index.texts))
+            index.add([note[FACTS.itemsize :] for note in notes])
             if index.texts > MOST_ROWS:
                 raise Error("too_large", f"near_dedup takes {MOST_ROWS:,} rows at most", "split the dataset")
         self.rows = column.map()
@@ -87,35 +90,40 @@ class NearDedup:
             self.earlier += 1
             yield {"input": text, "source": name, "line": line}
 
-    def _batches(self, rows: Iterable[dict[str, Any]]) -> Iterator[tuple[list[bytes], list[tuple[Any, ...]]]]:
-        texts: list[bytes] = []
-        facts: list[tuple[Any, ...]] = []
-        size = 0
-        for ordinal, row in enumerate(rows):
-            text = prompt(row)
-            texts.append(text.encode("utf-8", "surrogatepass"))
-            facts.append(self._facts(row, text, ordinal))
-            size += len(texts[-1])
-            if len(texts) == BATCH_TEXTS or size >= BATCH_BYTES:
-                yield texts, facts
-                texts, facts, size = [], [], 0
-        if texts:
-            yield texts, facts
+    def prepare(self, rows: Sequence[dict[str, Any]]) -> list[bytes]:
+        made, width, options = [], FACTS.itemsize, self.options
+        for batch in _batches(rows):
+            texts = [prompt(row) for row in batch]
+            facts = np.array([self._fact(*one) for one in zip(batch, texts, strict=True)], FACTS).tobytes()
+            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+            signed = signatures(encoded, options.ngram, options.bands, options.rows)
+            made += [facts[i * width : (i + 1) * width] + one for i, one in enumerate(signed)]
+        return made
 
-    def _facts(self, row: dict[str, Any], text: str, ordinal: int) -> tuple[Any, ...]:
-        """What is remembered of a row, as ROW."""
+    def _fact(self, row: dict[str, Any], text: str) -> tuple[Any, ...]:
+        """What is remembered of a row, as FACTS."""
         output = answer(row) if self.options.on == "row" else None
         said = 0 if output is None else int.from_bytes(key(output)[:8], "little")
-        source = self.sources.setdefault(row.get("source", ""), len(self.sources))
-        return key(text), said, self._rank(row, text, ordinal), source, row.get("line", ordinal + 1 - self.earlier)
+        return key(text), said, self._rank(row, text)
 
-    def _rank(self, row: dict[str, Any], text: str, ordinal: int) -> float:
+    def _rank(self, row: dict[str, Any], text: str) -> float:
         """The highest of a cluster stays."""
-        if self.options.keep == "first":
-            return 0.0
         if self.options.keep == "longest":
             return len(text) + len(answer(row) or "")
-        return _number(row, self.options.by) if self.options.by else ordinal
+        return _number(row, self.options.by) if self.options.by and self.options.keep != "first" else 0.0
+
+    def _facts(self, rows: Sequence[dict[str, Any]], notes: Sequence[bytes], start: int) -> npt.NDArray[Any]:
+        """What is remembered of these rows, as ROW; the first of them is row `start`."""
+        facts = np.frombuffer(b"".join([note[: FACTS.itemsize] for note in notes]), FACTS)
+        made = np.empty(len(rows), ROW)
+        for name in FACTS.names or ():
+            made[name] = facts[name]
+        ordinals = range(start, start + len(rows))
+        if self.options.keep == "newest" and not self.options.by:
+            made["rank"] = ordinals
+        made["source"] = [self.sources.setdefault(row.get("source", ""), len(self.sources)) for row in rows]
+        made["line"] = [row.get("line", i + 1 - self.earlier) for i, row in zip(ordinals, rows, strict=True)]
+        return made
 
     def _judge(self, index: Index) -> None:
         """Who stays in each cluster: of the rows that may stand for one another, the highest rank."""
@@ -161,6 +169,19 @@ def _number(row: dict[str, Any], column: str) -> float:
             return -np.inf
         return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
     return number if number == number else -np.inf
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows that are looked at together; those with and those without notes apart."""
+    held, size = list[dict[str, Any]](), 0
+    for row in rows:
+        if len(held) == BATCH_TEXTS or size >= BATCH_BYTES or (held and ("note" in held[0]) != ("note" in row)):
+            yield held
+            held, size = [], 0
+        held.append(row)
+        size += len(row.get("note") or prompt(row))
+    if held:
+        yield held
 
 
 plugin = NearDedup

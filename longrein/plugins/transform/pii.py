@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -27,6 +27,8 @@ class Pii:
     What a rule can see, no more: names, addresses and numbers spelled out stay. A dropped row is masked too, so the
     table of rejected rows holds no copy; its source line does.
     """
+
+    rowwise: ClassVar[bool] = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = msgspec.convert(options, Options)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,20 @@ def joined(texts: Sequence[bytes]) -> tuple[U8, I64]:
     """Texts as Arrow lays them out: (data, offsets)."""
     offsets = np.fromiter(accumulate(map(len, texts), initial=0), np.int64, len(texts) + 1)
     return np.frombuffer(b"".join(texts), np.uint8), offsets
+
+
+def signatures(texts: Sequence[bytes], ngram: int, bands: int, rows: int) -> list[bytes]:
+    """What an index remembers of each text, UTF-8: the same wherever it is made."""
+    hashes, size, shift, ends, sketch = sign.sign(*joined(texts), ngram, bands, rows, *tables())
+    heads = np.empty(len(texts), _head(bands))
+    heads["bands"], heads["size"], heads["shift"] = hashes.T, size, shift
+    head, width, rest, places = heads.tobytes(), heads.itemsize, sketch.tobytes(), (4 * ends).tolist()
+    return [head[i * width : (i + 1) * width] + rest[start:end] for i, (start, end) in enumerate(pairwise(places))]
+
+
+def _head(bands: int) -> np.dtype[Any]:
+    """The beginning of a signature; the sketch follows, 4 bytes each."""
+    return np.dtype([("bands", "<u8", (bands,)), ("size", "<u4"), ("shift", "u1")])
 
 
 class Column:
@@ -45,24 +59,27 @@ class Column:
 class Index:
     """112 hashes a text at 14 bands of 8: 112 bytes on disk for the bands, up to 2 KB for the sketch."""
 
-    def __init__(self, ngram: int, bands: int, rows: int, folder: Path | None) -> None:
-        self.ngram, self.bands, self.rows = ngram, bands, rows
+    def __init__(self, bands: int, folder: Path | None) -> None:
+        self.head = _head(bands)
         self.texts, self._total = 0, 0
         self._hashes = [Column(np.uint64, folder) for _ in range(bands)]
         self._size, self._shift = Column(np.uint32, folder), Column(np.uint8, folder)
         self._ends, self._sketch = Column(np.int64, folder), Column(np.uint32, folder)
         self._ends.append(np.zeros(1, np.int64))
 
-    def add(self, data: U8, offsets: I64) -> None:
-        """Sign a batch of texts data[offsets[i]:offsets[i + 1]], UTF-8."""
-        hashes, size, shift, ends, sketch = sign.sign(data, offsets, self.ngram, self.bands, self.rows, *tables())
-        for column, band in zip(self._hashes, hashes, strict=True):
+    def add(self, signatures: Sequence[bytes]) -> None:
+        """Of the next texts, see `signatures`."""
+        width = self.head.itemsize
+        heads = np.frombuffer(b"".join([one[:width] for one in signatures]), self.head)
+        sketch = np.frombuffer(b"".join([one[width:] for one in signatures]), np.uint32)
+        ends = np.cumsum(np.fromiter(map(len, signatures), np.int64, len(signatures)) - width) // 4
+        for column, band in zip(self._hashes, heads["bands"].T, strict=True):
             column.append(band)
-        self._size.append(size)
-        self._shift.append(shift)
-        self._ends.append(ends[1:] + self._total)
+        self._size.append(heads["size"])
+        self._shift.append(heads["shift"])
+        self._ends.append(ends + self._total)
         self._sketch.append(sketch)
-        self.texts += len(size)
+        self.texts += len(heads)
         self._total += len(sketch)
 
     def clusters(self, threshold: float) -> I32:

@@ -31,8 +31,19 @@ TEXTS = [
     "cafÃ©",
     "\0\r\n\u2028x",
 ]
-NEEDED = {"decontaminate": {"against": [str(Path(__file__).with_name("evaluation.txt"))]}}  # options without a default
+HERE = Path(__file__).parent
+NEEDED = {  # options without a default
+    "classify": {"positive": [str(HERE / "good.txt")], "negative": [str(HERE / "bad.txt")]},
+    "decontaminate": {"against": [str(HERE / "evaluation.txt")]},
+}
 OUTPUTS = ["a", "A ", "b", None]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def rows() -> list[dict[str, Any]]:

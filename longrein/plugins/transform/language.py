@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -36,6 +36,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 class Language:
     """Of the request, by py3langid's model; told in the row's column `language`. Counts rows by language."""
+
+    rowwise: ClassVar[bool] = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = msgspec.convert(options, Options)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -37,6 +37,8 @@ class Quality:
 
     `c4` also takes lines out of the text: without a full stop at their end, of two words, with JavaScript or cookies.
     """
+
+    rowwise: ClassVar[bool] = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = msgspec.convert(options, Options)

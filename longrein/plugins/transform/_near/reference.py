@@ -21,7 +21,7 @@ def read(against: list[str] | dict[str, str], columns: list[str]) -> Iterator[Te
 
     Rows that cannot be read are left out. Errors: `invalid` for no file, no reader, or a file without such a text.
     """
-    for name, path in _files(against).items():
+    for name, path in files(against).items():
         empty = True
         for record in _reader(path).read(path, {}):
             for text in _texts([record.row.get(c) for c in columns] if columns and record.row else record.row):
@@ -32,7 +32,8 @@ def read(against: list[str] | dict[str, str], columns: list[str]) -> Iterator[Te
             raise Error("invalid", f"{name} (`against`) holds no text{wanted}", "check its columns")
 
 
-def _files(against: list[str] | dict[str, str]) -> dict[str, Path]:
+def files(against: list[str] | dict[str, str]) -> dict[str, Path]:
+    """By name. Errors: `invalid` when a glob matches none."""
     if isinstance(against, dict):
         return {name: Path(path) for name, path in against.items()}
     found: dict[str, Path] = {}

@@ -18,6 +18,7 @@ CODES: dict[str, tuple[int, int]] = {
     "overloaded": (429, 8),
     "too_large": (413, 2),
     "timeout": (504, 8),
+    "bad_gateway": (502, 8),
     "corrupt": (500, 9),
     "no_space": (507, 10),
     "interrupted": (499, 130),

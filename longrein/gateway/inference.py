@@ -1,14 +1,16 @@
-"""The request path: read, check, route, ask the engine, answer whole or as a stream, record.
+"""The request path: read, route, ask an engine or an upstream, answer whole or as a stream, record.
 
-No database is asked on the way. A client that hangs up cancels its request in the engine at once.
+No database is asked on the way. A client that hangs up cancels its request at once.
 """
 
 import asyncio
 import hashlib
+import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
-from typing import Any
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Protocol
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
@@ -20,16 +22,77 @@ from longrein.gateway import openai
 from longrein.gateway.answer import Answer, Completion, error_event
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Record, Recorder
+from longrein.gateway.relay import Relay
 from longrein.gateway.replicas import Fleet, Replica
+from longrein.gateway.upstream import Upstream
 
 MAX_BODY_BYTES = 8 << 20
 MAX_INFLIGHT = 1024  # choices that one release may have under way; the engine's own queue is usually shorter
-STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # nginx must not collect chunks
 CLIENT_GONE = 499  # nginx's word for it
-KINDS: dict[str, tuple[type[openai.ChatBody] | type[openai.CompletionBody], type[Answer]]] = {
-    "/v1/chat/completions": (openai.ChatBody, Answer),
-    "/v1/completions": (openai.CompletionBody, Completion),
+ELSEWHERE = frozenset({"unavailable", "timeout", "bad_gateway", "overloaded", "failed"})  # ask another release
+JSON = (b"content-type", b"application/json")
+STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx must not collect chunks
+]
+log = logging.getLogger(__name__)
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One path of the API."""
+
+    prefix: str  # of ids
+    body: type[openai.ChatBody] | type[openai.CompletionBody]
+    answer: type[Answer]
+    path: str  # at an upstream, behind its base
+
+
+KINDS = {
+    "/v1/chat/completions": Kind("chatcmpl-", openai.ChatBody, Answer, "/chat/completions"),
+    "/v1/completions": Kind("cmpl-", openai.CompletionBody, Completion, "/completions"),
 }
+
+
+class Call:
+    """One request as it was read, before anything was decided."""
+
+    def __init__(self, kind: Kind, data: bytes, head: openai.Head) -> None:
+        self.kind, self.data, self.head = kind, data, head
+        self.model, self.stream = head.model, bool(head.stream)
+
+
+Filter = Callable[[Call], None]  # refuses a request by raising Error
+
+
+class Source(Protocol):
+    """An answer on its way, of whatever makes it: Local, relay.Relay."""
+
+    @property
+    def finish_reason(self) -> str: ...
+
+    @property
+    def first(self) -> float | None:
+        """When its first token came, on time.perf_counter's clock."""
+        ...
+
+    async def whole(self) -> bytes: ...
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The events of a stream; what fails before the first one can still be told by a status."""
+        ...
+
+    def closing(self) -> bytes:
+        """What a stream that reached its end ends with."""
+        ...
+
+    def tokens(self) -> tuple[int, int]:
+        """(prompt, completion) so far."""
+        ...
+
+    def text(self) -> list[str]:
+        """The words of each choice so far, where they are kept."""
+        ...
 
 
 class Inference:
@@ -40,42 +103,87 @@ class Inference:
     ) -> None:
         self.fleet, self.recorder, self.metrics, self.max_body_bytes = fleet, recorder, metrics, max_body_bytes
         self.log_text: frozenset[str] = frozenset()
+        self.filters: Sequence[Filter] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = scope["longrein.key"]
         record = Record(id=scope["longrein.id"], ts_ms=now_ms(), key_id=key.id if key else "")
-        exchange = Exchange(scope, send, record, self._finish)
+        exchange = Exchange(send, record, self._finish)
+        scope["longrein.task"] = asyncio.current_task()  # the protocol cancels it when the client is gone
         try:
             body = await read_body(scope, receive, self.max_body_bytes)
-            await while_connected(receive, self._serve(exchange, body))
+            await self._serve(exchange, KINDS[scope["path"]], body)
         except Gone:
             exchange.cancelled()
-        except asyncio.CancelledError:  # the server's time to drain is over
+        except asyncio.CancelledError:
             exchange.cancelled()
-            raise
+            if "longrein.gone" not in scope:  # the server's time to drain is over
+                raise
         except Error as error:
             await exchange.fail(error)
+        except Exception:  # noqa: BLE001 - the edge: whatever one request does, its client is told
+            log.error("a bug, met by request %s:\n%s", exchange.record.id, traceback.format_exc())
+            hint = f"the server's log has more under {exchange.record.id}"
+            await exchange.fail(Error("failed", "something went wrong in the server", hint))
         finally:
             exchange.end()
 
-    async def _serve(self, exchange: "Exchange", body: bytes) -> None:
-        body_type, answer_type = KINDS[exchange.path]
-        ask = openai.parse(body, body_type)
-        exchange.note_input(ask)
-        if ask.model in self.fleet.lanes:
-            exchange.record.endpoint, exchange.log_text = ask.model, ask.model in self.log_text
-        replica = self.fleet.route(ask.model)
-        exchange.record.release = release = replica.target.digest
+    async def _serve(self, exchange: "Exchange", kind: Kind, body: bytes) -> None:
+        call = Call(kind, body, openai.head(body, kind.body))
+        record = exchange.record
+        if call.model in self.fleet.lanes:
+            record.endpoint, exchange.log_text = call.model, call.model in self.log_text
+        exchange.note_input(call.head)
+        replica = self.fleet.route(call.model)
+        for check in self.filters:
+            check(call)
+        failed: Error | None = None
+        for candidate in self._candidates(call, replica):
+            try:
+                return await self._answer(exchange, call, candidate)
+            except Error as error:
+                failed = failed or error  # what the first release said is what the client is told
+                if exchange.started or error.code not in ELSEWHERE:
+                    raise failed from error
+        assert failed
+        raise failed
+
+    def _candidates(self, call: Call, first: Replica) -> Any:
+        yield first
+        yield from self.fleet.fallbacks(call.model, first)
+
+    async def _answer(self, exchange: "Exchange", call: Call, replica: Replica) -> None:
+        exchange.record.release = replica.target.digest
+        async with self._source(exchange, call, replica) as source:
+            exchange.source = source
+            await (exchange.stream() if call.stream else exchange.reply())
+
+    @asynccontextmanager
+    async def _source(self, exchange: "Exchange", call: Call, replica: Replica) -> AsyncGenerator[Source, None]:
+        """Whatever makes the answer; leaving cancels what is not finished."""
+        id, keep = exchange.record.id, exchange.log_text
+        upstream: Any = replica.engine
+        if isinstance(upstream, Upstream):
+            head = call.head
+            _admit(replica, 1)
+            body = openai.forwarded(call.data, head, upstream.config.model, replica.system)
+            affinity = openai.affinity(head) if len(upstream.replicas) > 1 else 0
+            with replica.lease():
+                reply = await upstream.ask(call.kind.path, body, affinity)
+                try:
+                    asked = len(head.messages) + len(head.prompt)
+                    yield Relay(reply, id, call.model, asked, keep, not head.include_usage)
+                finally:
+                    reply.close()
+            return
+        ask = openai.parse(call.data, call.kind.body)
         count = len(ask.requests)
-        if replica.inflight + count > MAX_INFLIGHT:
-            message = f"{replica.inflight} answers are under way already"
-            raise Error("overloaded", message, "try again later", retry_after_s=2)
-        keep = not ask.stream or exchange.log_text
-        answer = answer_type(exchange.record.id, ask.model, release, ask.n, count, keep, ask.include_usage)
-        exchange.answer = answer
+        _admit(replica, count)
+        keep = keep or not ask.stream
+        answer = call.kind.answer(id, ask.model, replica.target.digest, ask.n, count, keep, ask.include_usage)
         with replica.lease(count):
             async with aclosing(_events(replica, ask)) as events:
-                await (exchange.stream(events) if ask.stream else exchange.reply(events))
+                yield Local(answer, events)
 
     def _finish(self, record: Record) -> None:
         self.recorder.put(record)
@@ -84,6 +192,7 @@ class Inference:
         self.metrics.latency.observe(labels, record.total_ms / 1000)
         if record.ttft_ms is not None:
             self.metrics.first.observe(labels, record.ttft_ms / 1000)
+        if record.completion_tokens:
             self.metrics.tokens.add((*labels, "in"), record.prompt_tokens)
             self.metrics.tokens.add((*labels, "out"), record.completion_tokens)
 
@@ -91,54 +200,47 @@ class Inference:
 class Exchange:
     """One request and its answer on the wire, and what the record should say of them."""
 
-    def __init__(self, scope: Scope, send: Send, record: Record, on_end: Callable[[Record], None]) -> None:
-        self.path: str = scope["path"]
-        self.send, self.record = send, record
+    def __init__(self, send: Send, record: Record, on_end: Callable[[Record], None]) -> None:
+        self.send, self.record, self.on_end = send, record, on_end
         self.began = time.perf_counter()
         self.started = self.ended = False
-        self.on_end = on_end
         self.log_text = False
-        self.text = ""
-        self.answer: Answer | None = None
+        self.input = ""
+        self.source: Source | None = None
 
-    def note_input(self, ask: openai.Ask) -> None:
+    def note_input(self, head: openai.Head) -> None:
         """The digest is over the messages or prompts as the client sent them, whatever the sampling; so is the text,
-        which is plain where one prompt or one message is all."""
-        given = [r.prompt if r.messages is None else r.messages for r in ask.requests[:: ask.n]]
-        first: Any = given[0] if len(given) == 1 else given
-        data = msgspec.json.encode(first, order="sorted")
+        which is plain where one prompt or one message is all. Errors: `invalid`."""
+        first, data = openai.canonical_input(head)
         self.record.input_digest = hashlib.sha256(data).hexdigest()
-        if len(given) == 1 and ask.requests[0].messages and len(ask.requests[0].messages) == 1:
-            first = ask.requests[0].messages[0]["content"]
-        self.text = first if isinstance(first, str) else data.decode()
+        if self.log_text:
+            self.input = first if isinstance(first, str) else data.decode()
 
-    async def reply(self, events: AsyncIterator[tuple[int, Event]]) -> None:
-        assert self.answer
-        async for index, event in events:
-            self._note(index, event)
+    async def reply(self) -> None:
+        assert self.source
+        body = await self.source.whole()
         self.end(200)
-        await self._send_whole(200, self.answer.whole(), [])
+        await self._send_whole(200, body, [])
 
-    async def stream(self, events: AsyncIterator[tuple[int, Event]]) -> None:
-        assert self.answer
-        async for index, event in events:
-            self._note(index, event)
+    async def stream(self) -> None:
+        assert self.source
+        async for piece in self.source.pieces():
             if not self.started:  # only now: what fails before the first token still gets a status of its own
-                await self._start(200, b"text/event-stream; charset=utf-8", STREAM_HEADERS)
-                await self._chunk(self.answer.opening())
-            if data := self.answer.chunk(index, event):
-                await self._chunk(data)
+                await self._start(200, STREAM)
+            await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        if not self.started:
+            raise Error("bad_gateway", "the answer has no events", "try again")
         self.end(200)
-        await self.send({"type": "http.response.body", "body": self.answer.closing()})
+        await self.send({"type": "http.response.body", "body": self.source.closing()})
 
     async def fail(self, error: Error) -> None:
         self.record.finish_reason = "error"
         self.end(error.http_status)
-        body = openai.error_body(error)
         if self.started:
-            await self.send({"type": "http.response.body", "body": error_event(body)})
+            await self.send({"type": "http.response.body", "body": error_event(openai.error_body(error))})
         else:
-            await self._send_whole(error.http_status, msgspec.json.encode(body), retry_after(error))
+            body = msgspec.json.encode(openai.error_body(error))
+            await self._send_whole(error.http_status, body, retry_after(error))
 
     def cancelled(self) -> None:
         self.record.finish_reason = "cancelled"
@@ -150,43 +252,67 @@ class Exchange:
         if self.ended:
             return
         self.ended = True
-        record, answer = self.record, self.answer
-        record.status, record.total_ms = status, self._elapsed_ms()
-        if answer:
-            record.prompt_tokens, record.completion_tokens = answer.tokens()
-            record.finish_reason = record.finish_reason or answer.choices[0].finish_reason or "error"
+        record, source = self.record, self.source
+        record.status, record.total_ms = status, round((time.perf_counter() - self.began) * 1000, 3)
+        if source:
+            record.prompt_tokens, record.completion_tokens = source.tokens()
+            record.finish_reason = record.finish_reason or source.finish_reason
+            record.ttft_ms = round((source.first - self.began) * 1000, 3) if source.first else None
         if self.log_text:
-            texts = [choice.text for choice in answer.choices] if answer else [""]
-            record.input = self.text
+            texts = source.text() if source else [""]
+            record.input = self.input
             record.output = texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode()
         record.finish_reason = record.finish_reason or "error"
         self.on_end(record)
 
-    def _note(self, index: int, event: Event) -> None:
-        if self.record.ttft_ms is None:
-            self.record.ttft_ms = self._elapsed_ms()
-        assert self.answer
-        self.answer.add(index, event)
-
-    def _elapsed_ms(self) -> float:
-        return round((time.perf_counter() - self.began) * 1000, 3)
-
     async def _send_whole(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        await self._start(status, b"application/json", [(b"content-length", b"%d" % len(body)), *headers])
+        await self._start(status, [JSON, (b"content-length", b"%d" % len(body)), *headers])
         await self.send({"type": "http.response.body", "body": body})
 
-    async def _start(self, status: int, kind: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.started = True
-        release = [(b"x-longrein-release", self.record.release.encode())] if self.record.release else []
-        start = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [(b"content-type", kind), *headers, *release],
-        }
-        await self.send(start)
+        ours = [(b"x-request-id", self.record.id.encode())]
+        if self.record.release:
+            ours.append((b"x-longrein-release", self.record.release.encode()))
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *ours]})
 
-    async def _chunk(self, data: bytes) -> None:
-        await self.send({"type": "http.response.body", "body": data, "more_body": True})
+
+class Local:
+    """The answer of an engine of ours."""
+
+    def __init__(self, answer: Answer, events: AsyncIterator[tuple[int, Event]]) -> None:
+        self.answer, self.events = answer, events
+        self.first: float | None = None
+
+    @property
+    def finish_reason(self) -> str:
+        return self.answer.choices[0].finish_reason or ""
+
+    async def whole(self) -> bytes:
+        async for index, event in self.events:
+            self._add(index, event)
+        return self.answer.whole()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        opening = self.answer.opening()
+        async for index, event in self.events:
+            self._add(index, event)
+            yield opening + self.answer.chunk(index, event)
+            opening = b""
+
+    def closing(self) -> bytes:
+        return self.answer.closing()
+
+    def tokens(self) -> tuple[int, int]:
+        return self.answer.tokens()
+
+    def text(self) -> list[str]:
+        return [choice.text for choice in self.answer.choices]
+
+    def _add(self, index: int, event: Event) -> None:
+        if self.first is None:
+            self.first = time.perf_counter()
+        self.answer.add(index, event)
 
 
 class Gone(Exception):
@@ -213,23 +339,15 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; it is cancelled, and Gone raised, as soon as the client hangs up."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Gone
-        await task
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+def retry_after(error: Error) -> list[tuple[bytes, bytes]]:
+    seconds = error.details.get("retry_after_s")
+    return [] if seconds is None else [(b"retry-after", b"%d" % max(1, round(seconds)))]
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _admit(replica: Replica, count: int) -> None:
+    if replica.inflight + count > MAX_INFLIGHT:
+        message = f"{replica.inflight} answers are under way already"
+        raise Error("overloaded", message, "try again later", retry_after_s=2)
 
 
 async def _events(replica: Replica, ask: openai.Ask) -> AsyncGenerator[tuple[int, Event], None]:
@@ -266,8 +384,3 @@ def _generate(replica: Replica, request: Any) -> AsyncGenerator[Event, None]:
     events = replica.engine.generate(request)
     assert isinstance(events, AsyncGenerator)
     return events
-
-
-def retry_after(error: Error) -> list[tuple[bytes, bytes]]:
-    seconds = error.details.get("retry_after_s")
-    return [] if seconds is None else [(b"retry-after", b"%d" % max(1, round(seconds)))]

@@ -6,6 +6,8 @@ repetition_penalty, min_tokens and ignore_eos. IGNORED ones change nothing in th
 refused unless they ask for nothing. Everything else is refused by name. As with OpenAI, null means "not given".
 """
 
+import contextlib
+import zlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -30,6 +32,7 @@ LATER: dict[str, tuple[Any, ...]] = {  # not supported yet, and the values that 
     "echo": (False,), "suffix": ("",),
 }  # fmt: skip
 MAX_CHOICES = 128
+MAX_OPENING_BYTES = 4096  # of a conversation, to tell it by
 SEED_RANGE = 2**63
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Token = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -131,6 +134,110 @@ def parse(data: bytes, type_: type[ChatBody] | type[CompletionBody]) -> Ask:
     return Ask(body.model, body.stream, usage, body.n, requests)
 
 
+def unparse(request: Request, model: str) -> tuple[str, bytes]:
+    """(path, body) that ask another server of this API for the same, as a stream."""
+    fields = msgspec.to_builtins(request)
+    fields.pop("id", None)
+    if request.messages is not None and request.logprobs is not None:
+        fields |= {"logprobs": True, "top_logprobs": request.logprobs}
+    body = {"model": model, "stream": True, "stream_options": {"include_usage": True}, **fields}
+    return "/chat/completions" if request.messages is not None else "/completions", msgspec.json.encode(body)
+
+
+class _Wishes(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Head(msgspec.Struct):
+    """What is read of a body whoever will answer it; the rest is for an upstream to judge, or for `parse`."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: _Wishes | None = None
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    user: str | None = None
+    temperature: float | None = None
+    seed: int | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+HEAD = msgspec.json.Decoder(Head)
+BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+PARTS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class _Role(msgspec.Struct):
+    role: str
+
+
+ROLES = msgspec.json.Decoder(list[_Role])
+
+
+def head(data: bytes, type_: type[ChatBody] | type[CompletionBody]) -> Head:
+    """Errors: `invalid`, with the parameter's name."""
+    try:
+        found = HEAD.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        parse(data, type_)  # knows better what is wrong
+        raise _invalid(None, "the body cannot be read", "see docs: the OpenAI API") from None
+    name = "messages" if type_ is ChatBody else "prompt"
+    if bytes(getattr(found, name)) in (b"", b"null"):
+        raise _invalid(name, f"the parameter {name!r} is missing", "see docs: the OpenAI API")
+    return found
+
+
+def canonical_input(found: Head) -> tuple[Any, bytes]:
+    """(the text of the one message or prompt, else None; messages or prompt as canonical JSON). Errors: `invalid`."""
+    raw = found.messages or found.prompt
+    value = _read(bytes(raw))
+    if found.messages and isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        only = value[0].get("content")
+    else:
+        only = value
+    return only if isinstance(only, str) else None, msgspec.json.encode(value, order="sorted")
+
+
+def forwarded(data: bytes, found: Head, model: str, system: str | None) -> bytes:
+    """A body for an upstream: with its name of the model, the release's system prompt, and a wish for the usage at the
+    end of a stream; all else byte for byte as the client sent it. Errors: `invalid`."""
+    fields = BODY.decode(data)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    if found.stream:
+        options = BODY.decode(fields["stream_options"]) if found.stream_options else {}
+        fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options | {"include_usage": msgspec.Raw(b"true")}))
+    if system is not None and found.messages:
+        fields["messages"] = msgspec.Raw(_with_system(found.messages, system))
+    return msgspec.json.encode(fields)
+
+
+def affinity(found: Head) -> int:
+    """A number that the requests of one conversation share: a checksum of its messages up to the user's first, or of
+    the beginning of its prompt. Never 0."""
+    opening = bytes(found.prompt)[:MAX_OPENING_BYTES]
+    if found.messages:
+        with contextlib.suppress(msgspec.DecodeError):
+            messages = PARTS.decode(found.messages)
+            roles = [m.role for m in ROLES.decode(found.messages)]
+            first = roles.index("user") + 1 if "user" in roles else 1
+            opening = b"".join(messages[:first])[:MAX_OPENING_BYTES]
+    return zlib.crc32(opening) | 1
+
+
+def _with_system(messages: msgspec.Raw, system: str) -> bytes:
+    try:
+        roles = {m.role for m in ROLES.decode(messages)}
+    except msgspec.ValidationError as error:
+        raise _invalid("messages", f"messages: {error}", "") from error
+    if not roles or roles & {"system", "developer"}:
+        return bytes(messages)
+    ours = msgspec.json.encode({"role": "system", "content": system})
+    return b"[" + ours + b"," + bytes(messages).lstrip()[1:]
+
+
 def with_system(request: Request, system: str | None) -> Request:
     """The request with the release's system prompt in front, unless the client brought one of its own."""
     if system is None or request.messages is None or any(m["role"] == "system" for m in request.messages):
@@ -162,13 +269,17 @@ _KINDS = {  # code -> OpenAI's type and code
 }
 
 
-def _decode(data: bytes) -> dict[str, Any]:
+def _read(data: bytes) -> Any:
     try:
-        value = msgspec.json.decode(data)
+        return msgspec.json.decode(data)
     except UnicodeDecodeError as error:
         raise _invalid(None, "the body is not UTF-8", "encode it as UTF-8") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise _invalid(None, f"the body is not JSON: {error}", "send one JSON object") from error
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    value = _read(data)
     if not isinstance(value, dict):
         raise _invalid(None, "the body is not a JSON object", 'send {"model": …}')
     given = {k: v for k, v in value.items() if v is not None}

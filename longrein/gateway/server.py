@@ -25,6 +25,7 @@ from longrein.gateway.inference import MAX_BODY_BYTES, Inference
 from longrein.gateway.management import Hooks, Why
 from longrein.gateway.management import routes as management_routes
 from longrein.gateway.metrics import Metrics
+from longrein.gateway.protocol import BOUNDS, Bounds, bounded
 from longrein.gateway.record import Recorder
 from longrein.gateway.replicas import DRAIN_S, Fleet
 from longrein.gateway.routing import Table, Target, Watch, report
@@ -45,6 +46,7 @@ class Gateway:
     def __init__(
         self, ledger: Ledger, store: Store, workspace: Path, *, host: str = "127.0.0.1", port: int = 8000,
         auth: bool = True, max_body_bytes: int = MAX_BODY_BYTES, drain_s: float = DRAIN_S, why: Why | None = None,
+        bounds: Bounds = BOUNDS,
     ) -> None:  # fmt: skip
         ledger.events.head()  # a ledger that is down says so now
         _check_exposure(ledger, host, auth)
@@ -52,7 +54,7 @@ class Gateway:
         self.socket = _bind(host, port)
         self.port: int = self.socket.getsockname()[1]
         self.door, self.metrics = Door(auth), Metrics()
-        self.max_body_bytes, self.drain_s, self.why = max_body_bytes, drain_s, why
+        self.max_body_bytes, self.drain_s, self.why, self.bounds = max_body_bytes, drain_s, why, bounds
         self.watch = Watch(ledger, self._new_table)
         self.fleet: Fleet
         self.recorder: Recorder
@@ -137,7 +139,7 @@ class Gateway:
 
         app = build(self.inference, self.door, self._more_routes(), lambda: self.watch.error, lifespan)
         return uvicorn.Config(
-            app, http="httptools", loop="auto", lifespan="on", ws="none", log_config=None, access_log=False,
+            app, http=bounded(self.bounds), loop="auto", lifespan="on", ws="none", log_config=None, access_log=False,
             backlog=2048, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S,
         )  # fmt: skip
 

@@ -1,0 +1,233 @@
+"""An upstream's answer on its way to the client: renamed, counted, and checked to be whole; otherwise as it came.
+
+A stream's event is decoded only where its bytes show something to know: an end, a usage, an error. What a model says
+cannot fool the search, for inside a JSON string there is neither a bare quote nor a line's end.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import msgspec
+
+from longrein.core.errors import Error
+
+MAX_ANSWER_BYTES = 64 << 20
+MAX_EVENT_BYTES = 8 << 20
+DONE = b"data: [DONE]\n\n"
+BYTES_A_TOKEN = 4  # of text, where an upstream tells no usage
+
+
+class Reply(Protocol):
+    """What upstream.Upstream.ask returns."""
+
+    ended: bool
+
+    @property
+    def kind(self) -> bytes: ...
+
+    async def read(self) -> bytes: ...
+
+    async def whole(self, limit: int) -> bytes: ...
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Said(msgspec.Struct):
+    content: Any = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Said | None = None
+    message: _Said | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+    @property
+    def said(self) -> str:
+        """Its words, of any of the API's three shapes; tool calls are none."""
+        said = self.delta or self.message
+        words = said.content if said else self.text
+        return words if isinstance(words, str) else ""
+
+
+class Piece(msgspec.Struct):
+    """What is known of an answer, or of one event of it."""
+
+    id: str | None = None
+    model: str | None = None
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+PIECE = msgspec.json.Decoder(Piece)
+
+
+class Relay:
+    """One answer. id, model: what the client is to read in place of the upstream's own. keep: the words as well.
+    drop_usage: the client did not ask for the event that tells the usage."""
+
+    def __init__(self, reply: Reply, id: str, model: str, prompt_bytes: int, keep: bool, drop_usage: bool) -> None:
+        self.reply, self.id, self.model, self.keep, self.drop_usage = reply, id, model, keep, drop_usage
+        self.prompt_bytes = prompt_bytes
+        self.finish_reason = ""
+        self.first: float | None = None  # when a stream's first event came
+        self.usage: _Usage | None = None
+        self.texts: dict[int, list[str]] = {}
+        self._events = self._said_bytes = 0
+        self._names: list[tuple[bytes, bytes]] | None = None
+        self._done = False
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the tokens are a guess, because the upstream told none."""
+        return self.usage is None or self.usage.completion_tokens is None
+
+    def tokens(self) -> tuple[int, int]:
+        """(prompt, completion). Where the upstream told none: bytes / 4, and one an event."""
+        if self.usage and self.usage.completion_tokens is not None:
+            return self.usage.prompt_tokens, self.usage.completion_tokens
+        return -(-self.prompt_bytes // BYTES_A_TOKEN), max(self._events, -(-self._said_bytes // BYTES_A_TOKEN))
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, those that the upstream had computed before."""
+        details = self.usage.prompt_tokens_details if self.usage else None
+        return details.cached_tokens or 0 if details else 0
+
+    def text(self) -> list[str]:
+        """The words of each choice, where they were kept."""
+        return ["".join(parts) for _, parts in sorted(self.texts.items())] or [""]
+
+    async def whole(self) -> bytes:
+        """The whole answer as the client is to see it. Errors: `bad_gateway`, `timeout`."""
+        data = await self.reply.whole(MAX_ANSWER_BYTES)
+        piece = _decode(data)
+        if piece.error is not None or not piece.choices:
+            raise _failed(piece.error, "has no choices")
+        self._note(piece)
+        self._said_bytes = sum(len(choice.said.encode("utf-8", "replace")) for choice in piece.choices)
+        return self._renamed(data, piece)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The events of a stream, whole ones only, without the end's. Errors: `bad_gateway` also for one that breaks
+        off, `timeout`."""
+        if not self.reply.kind.startswith(b"text/event-stream"):
+            piece = _decode(await self.reply.whole(MAX_ANSWER_BYTES))
+            raise _failed(piece.error, "is not a stream, as was asked")
+        held = b""
+        while not self._done:
+            data = await self.reply.read()
+            if not data:
+                break
+            held = held + data if held else data
+            cut = _cut(held)
+            if cut:
+                self.first = self.first or time.perf_counter()
+                events, held = (held, b"") if cut == len(held) else (held[:cut], held[cut:])
+                if shown := self._read(events):
+                    yield shown
+            elif len(held) > MAX_EVENT_BYTES:
+                raise Error("bad_gateway", f"an event of the upstream's is larger than {MAX_EVENT_BYTES} bytes")
+        if not self._done and held.strip() and (shown := self._read(held.rstrip() + b"\n\n")):
+            yield shown
+        if not self._done and not self.finish_reason:
+            raise Error("bad_gateway", "the upstream ended its answer in the middle", "try again")
+
+    def closing(self) -> bytes:
+        """What a stream that reached its end ends with."""
+        return DONE
+
+    def _read(self, events: bytes) -> bytes:
+        """Take note of whole events; returns them as the client is to see them."""
+        if self._names is None or b"[DONE]" in events or any(mark in events for mark in MARKS) or self.keep:
+            return b"".join(map(self._read_one, _split(events)))
+        self._events += events.count(b"\n\n")
+        for old, new in self._names:
+            events = events.replace(old, new)
+        return events
+
+    def _read_one(self, event: bytes) -> bytes:
+        data = _data(event)
+        if data is None or self._done:
+            return event if not self._done else b""
+        if data == b"[DONE]":
+            self._done = self.reply.ended = True
+            return b""
+        piece = _decode(data)
+        if piece.error is not None:
+            raise _failed(piece.error, "")
+        self._note(piece)
+        if not piece.choices and piece.usage and self.drop_usage:
+            return b""
+        self._events += bool(piece.choices)
+        return self._renamed(event, piece)
+
+    def _note(self, piece: Piece) -> None:
+        self.usage = piece.usage or self.usage
+        for choice in piece.choices:
+            self.finish_reason = choice.finish_reason or self.finish_reason
+            if self.keep:
+                self.texts.setdefault(choice.index, []).append(choice.said)
+
+    def _renamed(self, data: bytes, piece: Piece) -> bytes:
+        if self._names is None:
+            known = [(b"id", piece.id, self.id), (b"model", piece.model, self.model)]
+            self._names = [pair for key, old, new in known if old for pair in _pairs(key, old, new) if pair[0] in data]
+        for old, new in self._names:
+            data = data.replace(old, new)
+        return data
+
+
+MARKS = (b'"finish_reason":"', b'"finish_reason": "', b'"usage":{', b'"usage": {', b'"error"')
+
+
+def _pairs(key: bytes, old: str, new: str) -> list[tuple[bytes, bytes]]:
+    """A member of an object as it may be written, and what stands for it."""
+    before, after = msgspec.json.encode(old), msgspec.json.encode(new)
+    return [(b'"%b"%b%b' % (key, gap, before), b'"%b"%b%b' % (key, gap, after)) for gap in (b":", b": ")]
+
+
+def _cut(data: bytes) -> int:
+    """Where the last whole event ends."""
+    cut = data.rfind(b"\n\n") + 2
+    if cut == 1 or b"\r\n\r\n" in data:
+        cut = max(cut if cut > 1 else 0, data.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0)
+    return cut
+
+
+def _split(events: bytes) -> list[bytes]:
+    if b"\r" in events:
+        events = events.replace(b"\r\n", b"\n")
+    return [event + b"\n\n" for event in events.split(b"\n\n") if event]
+
+
+def _data(event: bytes) -> bytes | None:
+    """The data of an event; None for a comment and the like."""
+    lines = [line[5:].lstrip(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines).strip() if lines else None
+
+
+def _decode(data: bytes) -> Piece:
+    try:
+        return PIECE.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Error("bad_gateway", f"the upstream answers what no client understands: {error}", "try again") from error
+
+
+def _failed(said: Any, otherwise: str) -> Error:
+    """What an upstream tells in place of an answer though its status was 200."""
+    words = said.get("message") if isinstance(said, dict) else said
+    if said is None:
+        return Error("bad_gateway", f"the upstream's answer {otherwise}", "try again")
+    return Error("bad_gateway", f"the upstream failed: {str(words)[:2000]}", "try again")

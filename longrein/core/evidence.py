@@ -186,11 +186,11 @@ class Interval:
     def bounds(self, alpha: float, spread: float = 1.0) -> tuple[float, float, float]:
         """(estimate, low, high); nothing is known before the first block."""
         if not self.weight:
-            return 0.0, -1.0, 1.0
+            return 0.0, -math.inf, math.inf
         whole = self.weight + self.scale
         radius = math.sqrt(spread * whole * math.log(whole / (self.scale * alpha * alpha))) / self.weight
         estimate = self.score / self.weight
-        return estimate, max(estimate - radius, -1.0), min(estimate + radius, 1.0)
+        return estimate, estimate - radius, estimate + radius
 
     def dump(self) -> list[float]:
         return [self.score, self.weight, self.scale]

@@ -185,11 +185,11 @@ class _Track:
         return self._guess() * (1 - self._guess()) if self.metric.kind == "rate" else 1.0
 
     def evidence(self, name: str, alpha: float, goal: bool) -> Evidence:
-        effect, low, high = self.interval.bounds(alpha, self._spread())
-        worse = self.worse.value
+        most = 1.0 if self.metric.kind == "rate" else 0.5
+        effect, low, high = (min(max(v, -most), most) for v in self.interval.bounds(alpha, self._spread()))
         return Evidence(
             metric=name,
-            worse=worse,
+            worse=self.worse.value,
             worse_needed=1 / (alpha * self.stake),
             noninferior=self.margin.value if self.metric.margin and not goal else None,
             noninferior_needed=1 / alpha,
@@ -368,8 +368,9 @@ def _check(name: str, metric: Metric, seen: Any) -> None:
 
 
 def _written(seen: Any) -> Any:
-    return list(seen) if isinstance(seen, Counts) else {"buckets": [list(item) for item in seen.items()]}
+    """As JSON, which has no infinity."""
+    return list(seen) if isinstance(seen, Counts) else {str(value): times for value, times in seen.items()}
 
 
 def _read(written: Any) -> Any:
-    return Counts(*written) if isinstance(written, list) else {v: times for v, times in written["buckets"]}
+    return Counts(*written) if isinstance(written, list) else {float(v): times for v, times in written.items()}

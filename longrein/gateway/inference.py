@@ -162,8 +162,7 @@ class Inference:
     async def _source(self, exchange: "Exchange", call: Call, replica: Replica) -> AsyncGenerator[Source, None]:
         """Whatever makes the answer; leaving cancels what is not finished."""
         id, keep = exchange.record.id, exchange.log_text
-        upstream: Any = replica.engine
-        if isinstance(upstream, Upstream):
+        if isinstance(upstream := replica.engine, Upstream):
             head = call.head
             _admit(replica, 1)
             body = openai.forwarded(call.data, head, upstream.config.model, replica.system)

@@ -17,6 +17,8 @@ from longrein.core.worker import as_error
 from longrein.gateway.engine import EngineProcess
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.routing import Route, Table, Target
+from longrein.gateway.upstream import Upstream
+from longrein.models.deploy import UPSTREAM
 from longrein.models.experiment.assign import bucket
 
 DRAIN_S = 600.0  # how long a replaced release may finish what it has begun
@@ -34,7 +36,7 @@ class _Part(msgspec.Struct):
 class _Bundle(msgspec.Struct):
     """The meta of a release, as models.deploy writes it."""
 
-    model: _Part
+    model: _Part | None = None  # none: an upstream's own
     prompt: _Part | None = None
     engine: str = "torch"
     options: dict[str, Any] = {}
@@ -47,7 +49,7 @@ class _Prompt(msgspec.Struct):
 class Replica:
     """A release that answers: its engine, its system prompt, and how many requests are with it."""
 
-    def __init__(self, target: Target, engine: EngineProcess, system: str | None) -> None:
+    def __init__(self, target: Target, engine: EngineProcess | Upstream, system: str | None) -> None:
         self.target, self.engine, self.system = target, engine, system
         self.born = time.monotonic()
         self.inflight = 0
@@ -331,14 +333,8 @@ class Fleet:
             raise Error(
                 "corrupt", f"{target.ref} is not a release that can be served: {error}", "longrein apply"
             ) from error
-        model = await asyncio.to_thread(self.store.verify, bundle.model.uri, bundle.model.digest)
         system = await asyncio.to_thread(self._system, bundle.prompt) if bundle.prompt else None
-        logs = self.project / ".longrein" / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        engine = await EngineProcess.start(
-            bundle.engine, model, bundle.options, name=f"of {target.ref}", project=self.project, on_exit=on_exit,
-            log=logs / f"engine-{target.endpoint[:48]}.log",
-        )  # fmt: skip
+        engine = await self._engine(target, bundle, on_exit)
         replica = Replica(target, engine, system)
         self._replicas.add(replica)
         return replica
@@ -359,6 +355,19 @@ class Fleet:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def _engine(self, target: Target, bundle: _Bundle, on_exit: Any) -> EngineProcess | Upstream:
+        if bundle.engine == UPSTREAM:
+            return await Upstream.start(target.ref, bundle.options)
+        if bundle.model is None:
+            raise Error("corrupt", f"{target.ref} has no model to serve", "longrein apply")
+        model = await asyncio.to_thread(self.store.verify, bundle.model.uri, bundle.model.digest)
+        logs = self.project / ".longrein" / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        return await EngineProcess.start(
+            bundle.engine, model, bundle.options, name=f"of {target.ref}", project=self.project, on_exit=on_exit,
+            log=logs / f"engine-{target.endpoint[:48]}.log",
+        )  # fmt: skip
 
     def _system(self, prompt: _Part) -> str | None:
         path = self.store.verify(prompt.uri, prompt.digest)

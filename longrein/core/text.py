@@ -11,6 +11,7 @@ INVISIBLE = (
     "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef"
 )
+TOKEN_BYTES = 3.5  # of UTF-8 a token, about: English or Chinese, with a tokenizer trained on it
 CACHED_CHARS = 4096  # longer texts are folded anew each time, so that the cache stays small
 _invisible = re.compile(f"[{INVISIBLE}]")
 _han = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003134f]")

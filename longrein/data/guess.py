@@ -10,6 +10,7 @@ import msgspec
 
 from longrein.core.errors import Error, nearest
 from longrein.core.ports import Record
+from longrein.core.text import TOKEN_BYTES
 from longrein.data import source
 from longrein.data.source import File
 from longrein.data.split import SYNONYMS
@@ -30,7 +31,6 @@ OUTPUTS = [
 CONVERSATIONS = ["messages", "conversations", "conversation", "dialog", "dialogue"]
 SPLITS = {"train", "validation", "test"}
 MOST_SPLITS = 10  # others may stand beside those three
-TOKEN_BYTES = 3.5  # of UTF-8 text, English or Chinese, with a tokenizer trained on it
 
 
 @dataclass

@@ -33,6 +33,7 @@ TEXTS = [
 ]
 HERE = Path(__file__).parent
 NEEDED = {  # options without a default
+    "budget": {"total": 10**6},
     "classify": {"positive": [str(HERE / "good.txt")], "negative": [str(HERE / "bad.txt")]},
     "decontaminate": {"against": [str(HERE / "evaluation.txt")]},
 }

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import msgspec
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from longrein.core import plugins, text
+from longrein.core.errors import Error
 from longrein.core.ports import Survey, Verdict
 
 
@@ -114,6 +117,76 @@ def test_conflict_majority_wins_and_ties_lose_all():
     ]
     assert verdicts[2].detail == "1 of 3 rows with this request say 'b'" and counts == {"requests": 2}
     assert [bool(v.reason) for v in run("conflict", *rows, majority=0.7)[0]] == [True] * 5 + [False] * 3
+
+
+def test_normalize_han():
+    pytest.importorskip("opencc")
+    for simple, full in [("头发和发展", "頭髮和發展"), ("干净的干部", "乾淨的幹部"), ("这只手只有", "這隻手只有")]:
+        assert cleaned(simple, han="traditional") == full == cleaned(full, han="traditional")
+        assert cleaned(full, han="simplified") == simple == cleaned(simple, han="simplified")
+    assert cleaned("注文を確認する学校です", han="traditional") == "注文を確認する学校です"
+    assert cleaned("乾隆皇帝 plain", han="traditional") == "乾隆皇帝 plain"
+    assert cleaned("头\ud800发", han="traditional") == "頭\ud800發"
+    with pytest.raises(msgspec.ValidationError, match="han"):
+        cleaned("", han="cursive")
+
+
+def test_length_in_tokens_and_truncated(tmp_path):
+    assert [v.reason for v in run("length", "x" * 35, "x" * 39, unit="tokens", max=10)[0]] == ["", "too_long"]
+    verdicts, counts = run(
+        "length", "x" * 40, ("你好吗", "很好很好"), unit="tokens", max=2, output_max=2, truncate=True
+    )
+    assert [v.row["input"] for v in verdicts] == ["xxxxxxx", "你好"] and verdicts[1].row["output"] == "很好"
+    assert counts == {"truncated": 2} and not any(v.reason for v in verdicts)
+    file = tmp_path / "tokenizer.json"
+    made = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.save(str(file))
+    for path in (file, tmp_path):
+        verdicts, _ = run(
+            "length", "one two  three", "a \ud800 b", unit="tokens", tokenizer=str(path), max=2, truncate=True
+        )
+        assert [v.row["input"] for v in verdicts] == ["one two", "a \ud800"]
+    file.write_text("{}")
+    for path, message in ((tmp_path / "none", "no tokenizer"), (file, "is no tokenizer")):
+        with pytest.raises(Error, match=message):
+            run("length", unit="tokens", tokenizer=str(path))
+
+
+@pytest.mark.parametrize(
+    ("given", "most", "expected"),
+    [
+        ("e\u0301e\u0301", 3, "e\u0301"),
+        ("👨\u200d👩\u200d👧!", 4, ""),
+        ("a👍🏽", 2, "a"),
+        ("🇨🇳🇩🇪", 3, "🇨🇳"),
+        ("a\r\nb", 2, "a"),
+        ("नि", 1, ""),
+        ("abc", 2, "ab"),
+    ],
+)
+def test_a_cut_leaves_whole_characters(given, most, expected):
+    (verdict,), _ = run("length", given, max=most, min=0, truncate=True)
+    assert verdict.row["input"] == expected
+
+
+def test_a_conversation_keeps_its_requests(tmp_path):
+    talk = [{"role": "user", "content": "x" * 9}, {"role": "assistant", "content": "y" * 9}]
+    transform = plugins.load("transform", "length")({"output_max": 3, "truncate": True})
+    (verdict,) = transform.apply([{"messages": talk}])
+    assert (
+        verdict.row["messages"] == [talk[0], {"role": "assistant", "content": "yyy"}] and talk[1]["content"] == "y" * 9
+    )
+
+
+def test_budget():
+    verdicts, counts = run("budget", "a" * 6, ("b" * 4, "c"), "d" * 4, total=11, unit="characters")
+    assert [v.reason for v in verdicts] == ["", "", "over_budget"] and counts == {"used": 11}
+    verdicts, counts = run("budget", "a" * 6, "b" * 9, "c" * 5, total=11, unit="characters")
+    assert [v.reason for v in verdicts] == ["", "over_budget", ""] and verdicts[
+        1
+    ].detail == "9 more than the 5 characters left"
+    assert run("budget", "x" * 35, total=10)[1] == {"used": 10}
 
 
 def test_length():

@@ -9,12 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from longrein.core.store import Store
-from longrein.core.text import key
+from longrein.core.text import TOKEN_BYTES, key
 from longrein.data.version.table import ORDER, columns_of, errors, open
 
 BRIEF = ["row_id", "input", "output", "split", "source", "line"]
 TAKEN = 1024  # rows fetched at once: more make Lance slower than in proportion
-TOKEN_BYTES = 3.5  # of UTF-8 text a token, English or Chinese, about
 
 
 class Change(NamedTuple):

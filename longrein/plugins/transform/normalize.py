@@ -11,6 +11,7 @@ import msgspec
 
 from longrein.core.ports import Verdict
 from longrein.core.text import INVISIBLE
+from longrein.plugins.transform._han import converter
 from longrein.plugins.transform._row import edit
 
 VERSION = 1
@@ -37,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     width: bool = True  # full-width letters and digits to ASCII; ，。！？ and their like stay
     space: Literal["collapse", "keep"] = "collapse"  # runs of blanks to one, of empty lines to one; keep for code
     html: bool = False  # decode &amp; and &#128514;
+    han: Literal["", "simplified", "traditional"] = ""  # Chinese in one script, phrase by phrase
 
 
 class Normalize:
@@ -47,6 +49,7 @@ class Normalize:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = msgspec.convert(options, Options)
         self.counts: Counter[str] = Counter()
+        self.converted = converter(self.options.han) if self.options.han else str
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
         for row in rows:
@@ -61,7 +64,7 @@ class Normalize:
             text = html.unescape(text)
         while (clean := self._once(text)) != text:
             text = clean  # one rule may make work for another: a control character gone, a wrong decoding shows
-        return text
+        return self.converted(text)
 
     def _once(self, text: str) -> str:
         options = self.options

@@ -8,7 +8,9 @@ and so may their sizes.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from statistics import NormalDist
 from typing import Any, NamedTuple, Protocol
 
@@ -51,11 +53,9 @@ class Ranks:
 
     def __init__(self, first: Histogram, second: Histogram, noise: float = 0.0, sign: int = 1) -> None:
         n, m = sum(first.values()), sum(second.values())
-        below = wins = 0.0
-        for value in sorted(first.keys() | second.keys()):
-            here = first.get(value, 0)
-            wins += second.get(value, 0) * (below + here / 2)
-            below += here
+        values = sorted(first)
+        below = [0, *accumulate(first[v] for v in values)]
+        wins = sum(times * (below[bisect_left(values, v)] + first.get(v, 0) / 2) for v, times in second.items())
         self.effect = sign * (wins / (n * m) - 0.5)
         self.information = 1 / ((n + m + 1) / (12 * n * m) + noise * noise)
 

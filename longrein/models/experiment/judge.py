@@ -34,9 +34,9 @@ KNOWN = {
     "errors": Metric(kind="rate", better="lower", tolerance=0.002, margin=0.01, noise=0.2),
     "guard": Metric(kind="rate", better="lower", tolerance=0.002, margin=0.02, noise=0.2),
     "feedback": Metric(kind="rate", better="higher", tolerance=0.01, margin=0.1, noise=0.1),
-    "quality": Metric(kind="rate", better="higher", tolerance=0.005, margin=0.1, noise=0.1),
-    "latency": Metric(kind="amount", better="lower", tolerance=0.05, margin=0.2, noise=0.05),
-    "ttft": Metric(kind="amount", better="lower", tolerance=0.05, margin=0.2, noise=0.05),
+    "quality": Metric(kind="rate", better="higher", tolerance=0.005, margin=0.08, noise=0.1),
+    "latency": Metric(kind="amount", better="lower", tolerance=0.05, margin=0.1, noise=0.05),
+    "ttft": Metric(kind="amount", better="lower", tolerance=0.05, margin=0.1, noise=0.05),
     "cost": Metric(kind="amount", better="lower", tolerance=0.05, margin=0.1, noise=0.05),
 }
 FILLED = {
@@ -131,8 +131,9 @@ class _Track:
     def wait(self, baseline: Counts | Histogram | None, candidate: Counts | Histogram | None) -> list[Any]:
         """[baseline, candidate] once both have data; until then, and not for long, they wait for each other."""
         empty = Counts(0, 0) if self.metric.kind == "rate" else {}
-        old = self.waiting or [empty, empty]
-        pair = [_sum([a, b]) if b else a for a, b in zip(old, (baseline, candidate), strict=True)]
+        pair = [baseline or empty, candidate or empty]
+        if self.waiting:
+            pair = [_sum([old, new]) for old, new in zip(self.waiting, pair, strict=True)]
         if all(map(_size, pair)):
             self.waiting, self.waited = [], 0
             return pair
@@ -141,39 +142,37 @@ class _Track:
         return []
 
     def observe(self, pair: list[Any], goals: tuple[float, float], blocks: float, left: float, goal: bool) -> None:
-        """Bets on one block. goals: wealth wanted for `worse` and for the others."""
-        worse, better, margin, plain = self._blocks(*pair)
+        """Bets on one block. goals: wealth wanted for `worse` and for `better` or `margin`; goal: which of the two."""
+        look = self._rates if self.metric.kind == "rate" else self._ranks
+        plain, worse, other = look(pair[0], pair[1], goal)
         self.worse.observe(worse, goals[0], left)
-        if goal:
-            self.better.observe(better, goals[1], left)
-        elif margin:
-            self.margin.observe(margin, goals[1], left)
+        if other:
+            (self.better if goal else self.margin).observe(other, goals[1], left)
         self.interval.observe(plain.effect, plain.information * self._spread(), blocks)
         self.baseline += _counts(pair[0])
         self.candidate += _counts(pair[1])
 
-    def _blocks(self, baseline: Any, candidate: Any) -> tuple[Block, Block, Block | None, Block]:
-        """The block as the bets on worse, on better and on non-inferior see it, and as it is."""
-        m = self.metric
+    def _rates(self, baseline: Counts, candidate: Counts, goal: bool) -> tuple[Block, Block, Block | None]:
+        """The block as it is, as the bets on worse see it, and as those on better (or on non-inferior) do."""
+        m, guess = self.metric, self._guess()
         assert m.tolerance is not None and m.noise is not None
-        sign = 1 if m.better == "lower" else -1
-        if m.kind == "rate":
-            plain = Rates(baseline, candidate, self._guess(), 0.0, m.noise)
-            bad, worse = (baseline, candidate) if sign > 0 else (_others(baseline), _others(candidate))
-            guess = self._guess() if sign > 0 else 1 - self._guess()
-            return (
-                Rates(bad, worse, guess, m.tolerance, m.noise),
-                Rates(worse, bad, guess, 0.0, m.noise),
-                Rates(worse, bad, guess, -m.margin, m.noise) if m.margin else None,
-                plain,
-            )
-        tolerated, margin = (_eased(candidate, sign * v, m.kind) for v in (m.tolerance, m.margin or 0.0))
-        return (
-            Ranks(baseline, tolerated, m.noise, sign),
-            Ranks(baseline, candidate, m.noise, -sign),
-            Ranks(baseline, margin, m.noise, -sign) if m.margin else None,
-            Ranks(baseline, candidate, m.noise),
-        )
+        plain = Rates(baseline, candidate, guess, 0.0, m.noise)
+        if m.better == "higher":
+            baseline, candidate, guess = _others(baseline), _others(candidate), 1 - guess
+        worse = Rates(baseline, candidate, guess, m.tolerance, m.noise)
+        allowed = 0.0 if goal else m.margin
+        return plain, worse, None if allowed is None else Rates(candidate, baseline, guess, -allowed, m.noise)
+
+    def _ranks(self, baseline: Histogram, candidate: Histogram, goal: bool) -> tuple[Block, Block, Block | None]:
+        m, sign = self.metric, 1 if self.metric.better == "lower" else -1
+        assert m.tolerance is not None and m.noise is not None
+        plain = Ranks(baseline, candidate, m.noise)
+        worse = Ranks(baseline, _eased(candidate, sign * m.tolerance, m.kind), m.noise, sign)
+        if goal:
+            return plain, worse, Ranks(baseline, candidate, m.noise, -sign)
+        if m.margin is None:
+            return plain, worse, None
+        return plain, worse, Ranks(baseline, _eased(candidate, sign * m.margin, m.kind), m.noise, -sign)
 
     def _guess(self) -> float:
         """The rate to be expected, of both arms together; before there is any data, one bad event in twenty."""

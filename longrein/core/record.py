@@ -11,6 +11,7 @@ import msgspec
 FOLDER = "requests"  # in .longrein
 SEGMENT = ".jsonl"
 ROTATE_S, ROTATE_BYTES = 600.0, 16 << 20
+TEXT_DAYS, DAYS = 30.0, 400.0  # how long texts and records are kept, unless the endpoint says otherwise
 ID_MS = 12  # hex digits of the time in the last 24 characters of an id
 
 
@@ -33,7 +34,9 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     stream: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cached_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt
+    estimated: bool = False  # the tokens are a guess: the upstream told none
+    cached: bool = False  # the whole answer came from the gateway's cache
     attempts: int = 1
     upstream: str = ""  # the replica that answered
     queue_ms: float | None = None

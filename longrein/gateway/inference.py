@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
@@ -17,14 +17,16 @@ from starlette.types import Message, Receive, Scope, Send
 
 from longrein.core.errors import Error
 from longrein.core.generation import Event
-from longrein.core.ledger import now_ms
+from longrein.core.ledger import ApiKey, now_ms
 from longrein.gateway import openai
 from longrein.gateway.answer import Answer, Completion, error_event
+from longrein.gateway.limits import Limits, Reservation
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Record, Recorder
 from longrein.gateway.relay import Relay
 from longrein.gateway.replicas import Fleet, Replica
 from longrein.gateway.upstream import Upstream
+from longrein.models.experiment import assign
 
 MAX_BODY_BYTES = 8 << 20
 MAX_INFLIGHT = 1024  # choices that one release may have under way; the engine's own queue is usually shorter
@@ -90,6 +92,16 @@ class Source(Protocol):
         """(prompt, completion) so far."""
         ...
 
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, those that had been computed before."""
+        ...
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the tokens are a guess."""
+        ...
+
     def text(self) -> list[str]:
         """The words of each choice so far, where they are kept."""
         ...
@@ -99,19 +111,26 @@ class Inference:
     """Answers OpenAI's chat completions and completions; an ASGI app for the paths in KINDS."""
 
     def __init__(
-        self, fleet: Fleet, recorder: Recorder, metrics: Metrics, max_body_bytes: int = MAX_BODY_BYTES
+        self, fleet: Fleet, recorder: Recorder, metrics: Metrics, limits: Limits, max_body_bytes: int = MAX_BODY_BYTES
     ) -> None:
         self.fleet, self.recorder, self.metrics, self.max_body_bytes = fleet, recorder, metrics, max_body_bytes
+        self.limits = limits
         self.log_text: frozenset[str] = frozenset()
         self.filters: Sequence[Filter] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = scope["longrein.key"]
-        record = Record(id=scope["longrein.id"], ts_ms=now_ms(), key_id=key.id if key else "")
+        record = Record(id=scope["longrein.id"], ts_ms=now_ms())
+        if key:
+            record.key_id, record.team = key.id, key.team
         exchange = Exchange(send, record, self._finish)
+        exchange.key = key
+        exchange.read_headers(scope["headers"])
         scope["longrein.task"] = asyncio.current_task()  # the protocol cancels it when the client is gone
         try:
             body = await read_body(scope, receive, self.max_body_bytes)
+            if exchange.release and key and "admin" not in key.scopes:
+                raise Error("forbidden", "this API key may not choose a release", "leave out x-longrein-release")
             await self._serve(exchange, KINDS[scope["path"]], body)
         except Gone:
             exchange.cancelled()
@@ -131,12 +150,15 @@ class Inference:
     async def _serve(self, exchange: "Exchange", kind: Kind, body: bytes) -> None:
         call = Call(kind, body, openai.head(body, kind.body))
         record = exchange.record
+        record.stream, record.user = call.stream, (call.head.user or "")[:200]
         if call.model in self.fleet.lanes:
             record.endpoint, exchange.log_text = call.model, call.model in self.log_text
         exchange.note_input(call.head)
-        replica = self.fleet.route(call.model)
+        unit = assign.unit(record.session, record.user, record.id)
+        replica = self.fleet.route(call.model, unit, exchange.release)
         for check in self.filters:
             check(call)
+        exchange.reservation = self.limits.reserve(exchange.key, call.model, *call.head.tokens)
         failed: Error | None = None
         for candidate in self._candidates(call, replica):
             try:
@@ -169,6 +191,7 @@ class Inference:
             affinity = openai.affinity(head) if len(upstream.replicas) > 1 else 0
             with replica.lease():
                 reply = await upstream.ask(call.kind.path, body, affinity)
+                exchange.record.upstream, exchange.record.attempts = reply.replica.url, reply.attempts
                 try:
                     asked = len(head.messages) + len(head.prompt)
                     yield Relay(reply, id, call.model, asked, keep, not head.include_usage)
@@ -184,7 +207,12 @@ class Inference:
             async with aclosing(_events(replica, ask)) as events:
                 yield Local(answer, events)
 
-    def _finish(self, record: Record) -> None:
+    def _finish(self, exchange: "Exchange") -> None:
+        record = exchange.record
+        used = (record.prompt_tokens, record.completion_tokens)
+        record.cost_usd = self.limits.cost(record.endpoint, *used, record.cached_tokens)
+        counts = record.status < 500 or sum(used) > 0
+        self.limits.settle(exchange.reservation, sum(used), record.cost_usd, counts=counts)
         self.recorder.put(record)
         labels = (record.endpoint, record.release[:12])
         self.metrics.requests.add((*labels, str(record.status)))
@@ -199,13 +227,23 @@ class Inference:
 class Exchange:
     """One request and its answer on the wire, and what the record should say of them."""
 
-    def __init__(self, send: Send, record: Record, on_end: Callable[[Record], None]) -> None:
+    def __init__(self, send: Send, record: Record, on_end: "Callable[[Exchange], None]") -> None:
         self.send, self.record, self.on_end = send, record, on_end
         self.began = time.perf_counter()
         self.started = self.ended = False
         self.log_text = False
+        self.release = ""  # that the client asked for
         self.input = ""
         self.source: Source | None = None
+        self.key: ApiKey | None = None
+        self.reservation: Reservation | None = None
+
+    def read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        for name, value in headers:
+            if name == b"x-longrein-session":
+                self.record.session = value.decode("latin-1")[:200]
+            elif name == b"x-longrein-release":
+                self.release = value.decode("latin-1")
 
     def note_input(self, head: openai.Head) -> None:
         """The digest is over the messages or prompts as the client sent them, whatever the sampling; so is the text,
@@ -233,7 +271,8 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": self.source.closing()})
 
     async def fail(self, error: Error) -> None:
-        self.record.finish_reason = "error"
+        self.record.finish_reason, self.record.error = "error", error.code
+        self.record.limit = error.details.get("limit", "")
         self.end(error.http_status)
         if self.started:
             await self.send({"type": "http.response.body", "body": error_event(openai.error_body(error))})
@@ -255,6 +294,7 @@ class Exchange:
         record.status, record.total_ms = status, round((time.perf_counter() - self.began) * 1000, 3)
         if source:
             record.prompt_tokens, record.completion_tokens = source.tokens()
+            record.cached_tokens, record.estimated = source.cached_tokens, source.estimated
             record.finish_reason = record.finish_reason or source.finish_reason
             record.ttft_ms = round((source.first - self.began) * 1000, 3) if source.first else None
         if self.log_text:
@@ -262,7 +302,7 @@ class Exchange:
             record.input = self.input
             record.output = texts[0] if len(texts) == 1 else msgspec.json.encode(texts).decode()
         record.finish_reason = record.finish_reason or "error"
-        self.on_end(record)
+        self.on_end(self)
 
     async def _send_whole(self, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         await self._start(status, [JSON, (b"content-length", b"%d" % len(body)), *headers])
@@ -282,6 +322,7 @@ class Local:
     def __init__(self, answer: Answer, events: AsyncIterator[tuple[int, Event]]) -> None:
         self.answer, self.events = answer, events
         self.first: float | None = None
+        self.cached_tokens, self.estimated = 0, False
 
     @property
     def finish_reason(self) -> str:

@@ -12,7 +12,6 @@ from longrein.data import source, split
 from longrein.data.source import Source
 
 VERSION = 3  # raised when the same sources and config give other rows
-AGAINST = "against"  # the option of a transform that names files, by globs as in `sources`
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,10 +28,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def sources_digest(config: Config, project: Path, cache: Path | None = None) -> dict[str, str]:
-    """sha256 of each source file by name, and of the files that transforms compare the rows with; light, see
+    """sha256 of each source file by name, and of the files that transforms' options name; light, see
     longrein.data.source. Errors: `invalid` when none matches."""
-    named = [path for _, options in transforms(config) for path in _against(options)]
-    return source.digests(source.find([*config.sources, *named], project), cache)
+    files = [f for _, options in transforms(config) for named in source.named(options, project).values() for f in named]
+    return source.digests([*source.find(config.sources, project), *files], cache)
 
 
 def version(config: Config) -> str:
@@ -67,9 +66,3 @@ def run(context: Context) -> None:
 
     config = msgspec.convert(context.config, Config)
     Pipeline(context, config, transforms(config), VERSION).run()
-
-
-def _against(options: dict[str, Any]) -> list[str]:
-    """The globs a transform compares with; what is no list is left to the transform to refuse."""
-    named = options.get(AGAINST)
-    return named if isinstance(named, list) else []

@@ -290,10 +290,9 @@ class Pipeline:
             self.report.count(stage.name, stage.transform.counts)
 
     def _stage(self, name: str, options: dict[str, Any]) -> Stage:
-        named = options.get("against")
-        if named and isinstance(named, list):
-            files = source.find(named, self.context.project)
-            options = options | {"against": {f.name: str(f.path) for f in files}}
+        for option, files in source.named(options, self.context.project).items():
+            paths = {f.name: str(f.path) for f in files}
+            options = options | {option: paths if isinstance(options[option], list) else files[0].path.as_posix()}
             self.against |= source.digests(files, self.cache)
         try:
             return Stage(name, options, plugins.load("transform", name)(options))

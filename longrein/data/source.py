@@ -15,6 +15,8 @@ from longrein.core.errors import Error
 from longrein.core.ports import Reader, Record
 from longrein.data import unpack
 
+# Options of transforms that name files: lists of globs as in `sources`, or one path.
+OPTIONS = ("against", "positive", "negative", "model", "tokenizer")
 SHARDS = "webdataset"  # a reader that takes archives as they are
 SETTLED_S = 2.0  # a file written more recently is hashed again next time: its mtime might not show another write
 
@@ -59,6 +61,12 @@ def find(sources: Iterable[str | Source], project: Path) -> list[File]:
         for path, name in _match(entry.path, project):
             found.setdefault(path.resolve(), File(path, name, entry.reader, entry.options))
     return list(found.values())
+
+
+def named(options: dict[str, Any], project: Path) -> dict[str, list[File]]:
+    """By option, the files that a transform's options name; what is neither text nor list is left to it to refuse."""
+    listed = {name: [value] if isinstance(value, str) else value for name in OPTIONS if (value := options.get(name))}
+    return {name: find(value, project) for name, value in listed.items() if isinstance(value, list)}
 
 
 def digests(files: Iterable[File], cache: Path | None = None) -> dict[str, str]:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from longrein.core import plugins
 from longrein.core.errors import Error
 from longrein.core.ports import RowWise, Survey, Verdict
+from longrein.data import ingest
 
 pytest.importorskip("numba")
 from longrein.plugins.transform import classify
@@ -135,3 +137,17 @@ def test_too_few_examples(tmp_path):
 def test_odd_texts(files):
     texts = ["", "\ud800", "😀" * 100, "a" * 1_000_000, "你" * 300_000, "\x00", "مرحبا " * 50]
     assert all(0 <= json.loads(v.row["extra"])["q"] <= 1 for v in apply(texts, **files, threshold=0, score="q"))
+
+
+def test_its_examples_are_files_of_the_project(files, project):
+    """In a dataset: globs from the project's folder, and a changed example is another dataset."""
+    for name in ("good", "bad"):
+        project.write(f"{name}.jsonl", Path(files["positive"][0]).with_name(f"{name}.jsonl").read_bytes())
+    project.write("data/a.jsonl", "\n".join(json.dumps({"text": t}) for t in made(NOUNS, 9, 2) + made(JUNK, 9, 3)))
+    options = {"positive": ["good.jsonl"], "negative": ["bad.jsonl"], "columns": ["text"], "score": "quality"}
+    config = {"sources": ["data/*"], "input": "text", "keep": ["quality"], "transforms": [{"classify": options}]}
+    output = project.ingest(**config)
+    assert output.meta["dropped"] == {"low_quality": 9}
+    assert all(json.loads(row["extra"])["quality"] >= 0.5 for row in project.rows(output))
+    named = ingest.sources_digest(msgspec.convert(config, ingest.Config), project.root)
+    assert sorted(named) == ["bad.jsonl", "data/a.jsonl", "good.jsonl"]

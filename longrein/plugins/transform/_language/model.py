@@ -15,7 +15,7 @@ EIGHT = np.uint32(8)
 
 
 class Model(NamedTuple):
-    labels: tuple[str, ...]  # of the columns, one may come twice: Serbian in two scripts
+    labels: tuple[str, ...]  # of the columns; Serbian in two scripts comes twice, and counts for the first
     prior: F32
     weights: F32  # (features, columns)
     move: U32  # the automaton: row of a state, and byte, to the next state
@@ -55,6 +55,10 @@ def probabilities(model: Model, texts: list[str]) -> F32:
     scores /= np.sqrt(np.maximum(1, np.diff(offsets)), dtype=np.float32)[:, None]
     scores = np.exp(scores - scores.max(1, keepdims=True))
     scores /= scores.sum(1, keepdims=True)
+    for column, label in enumerate(model.labels):
+        if (first := model.labels.index(label)) != column:
+            scores[:, first] += scores[:, column]
+            scores[:, column] = 0
     return np.where(known[:, None] > 0, scores, np.float32(0))
 
 

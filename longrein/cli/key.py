@@ -15,20 +15,35 @@ def command() -> None:
 @click.option(
     "--scope", "scopes", multiple=True, default=("infer",), show_default=True, help="infer, track or admin; repeatable."
 )
+@click.option("--team", default="", help="Whose key it is: a team shares the limits that longrein.yaml gives it.")
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="requests_per_minute, tokens_per_minute, _day or _month, usd_per_day or _month; repeatable.",
+)
 @click.option(
     "--to", "file", type=click.Path(dir_okay=False), help="Write the secret to a new 0600 file instead of showing it."
 )
 @click.pass_obj
-def create(session: Session, label: str, scopes: tuple[str, ...], file: str | None) -> None:
+def create(
+    session: Session, label: str, scopes: tuple[str, ...], team: str, limits: tuple[str, ...], file: str | None
+) -> None:
     """Make a key. Its secret is shown this once and kept only as a hash."""
     from longrein.control import scaffold
+    from longrein.core.limit import parse
 
-    workspace = session.workspace
+    workspace, limit = session.workspace, parse(limits)
+
+    def make() -> str:
+        return workspace.ledger.keys.create(label, scopes, team=team, limits=limit, actor=workspace.actor)
+
     if file:
-        path = scaffold.secret_file(file, lambda: workspace.ledger.keys.create(label, scopes, actor=workspace.actor))
+        path = scaffold.secret_file(file, make)
         session.show({"label": label, "scopes": scopes, "file": str(path)}, f"the key lies in {path}")
         return
-    secret = workspace.ledger.keys.create(label, scopes, actor=workspace.actor)
+    secret = make()
     session.say("this is shown once: keep it where your program reads its secrets")
     session.show({"label": label, "scopes": scopes, "secret": secret}, secret)
 

@@ -85,10 +85,11 @@ def events(ledger: "Ledger", limit: int) -> Listing:
 def keys(ledger: "Ledger", _: int) -> Listing:
     found = ledger.keys.all()
     rows = [
-        (k.id, k.label or "–", " ".join(k.scopes), "revoked" if k.revoked_ms else "live", _text.ago(k.created_ms))
+        (k.id, k.label or "–", k.team or "–", " ".join(k.scopes), "revoked" if k.revoked_ms else "live",
+         _text.ago(k.created_ms), " ".join(f"{n}={v}" for n, v in (k.limits or {}).items()) or "–")
         for k in found
-    ]
-    return [as_data(k) for k in found], rows, ("key", "label", "scopes", "state", "made")
+    ]  # fmt: skip
+    return [as_data(k) for k in found], rows, ("key", "label", "team", "scopes", "state", "made", "limits")
 
 
 def aliases(ledger: "Ledger", limit: int) -> Listing:

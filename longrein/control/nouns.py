@@ -13,6 +13,7 @@ from longrein.core import plugins
 from longrein.core.digest import of_tree
 from longrein.core.errors import Error, nearest
 from longrein.core.ledger.aliases import APPROVAL
+from longrein.core.limit import Limit
 from longrein.core.ref import check_name
 from longrein.core.spec import Source, json_schema, sparse
 from longrein.data import ingest
@@ -40,6 +41,7 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     evaluations: dict[str, evaluate.Config] = {}
     gates: dict[str, gate.Config] = {}
     endpoints: dict[str, deploy.Config] = {}
+    teams: dict[str, Limit] = {}  # what the keys of a team may use together
     trackers: dict[str, mirror.Config] = {}
     compute: Compute = Compute()
 

@@ -20,11 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from longrein.core.record import lock, segments
+from longrein.core.record import DAYS, TEXT_DAYS, lock, segments
 from longrein.data.requests import ERASED, PERSONAL, SCHEMA, Person, Sealed, as_dict, read_segment
 
 DAY_MS = 86_400_000
-TEXT_DAYS, DAYS = 30.0, 400.0  # unless the endpoint says otherwise
 GROUP_BYTES = 64 << 20  # of segments in one Parquet file
 JOINED_BYTES = 256 << 20  # of Parquet files in one
 ROWS = 10_000  # in a row group: what a look-up by id reads

@@ -159,6 +159,15 @@ class Head(msgspec.Struct):
     user: str | None = None
     temperature: float | None = None
     seed: int | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+
+    @property
+    def tokens(self) -> tuple[int, int | None]:
+        """What it may use, before anybody has counted: its prompt by its bytes, and its answers if it bounds them."""
+        most = self.max_completion_tokens or self.max_tokens
+        return (len(self.messages) + len(self.prompt)) // 3 + 16, most and most * (self.n or 1)
 
     @property
     def include_usage(self) -> bool:

@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from longrein.core.record import Record, Segment
+from longrein.core.record import DAYS, TEXT_DAYS, Record, Segment
 from longrein.gateway.tally import Tally
 
 __all__ = ["Record", "Recorder"]
@@ -23,6 +24,14 @@ KEEP_S = 600.0  # how often segments are sealed, and what is past its time forgo
 MOST, MOST_BYTES = 50_000, 64 << 20  # held in memory while the disk is slow or full; what comes then is dropped
 PIECE = 1_000  # records in one write
 log = logging.getLogger(__name__)
+
+
+def policies(endpoints: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """How many days each endpoint keeps its texts and its records, where it says so."""
+    said = {
+        name: (float(c.get("text_days", TEXT_DAYS)), float(c.get("log_days", DAYS))) for name, c in endpoints.items()
+    }
+    return {name: days for name, days in said.items() if days != (TEXT_DAYS, DAYS)}
 
 
 class Recorder:

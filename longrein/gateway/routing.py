@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -48,12 +48,14 @@ class Table:
     endpoints: Mapping[str, Mapping[str, Any]]  # what the lifecycle file says of each
     log_text: frozenset[str]  # endpoints whose texts may be kept
     keys: Mapping[str, ApiKey]  # by the hash of the secret
+    teams: Mapping[str, Any] = field(default_factory=dict)  # their limits
 
 
 def read(ledger: Ledger) -> Table:
     """The wanted endpoints and their releases as the ledger has them now, in a few queries however many they are."""
     head = ledger.events.head()  # first: a change while the rest is read moves it, and so is seen next time
-    endpoints = (ledger.work.wanted() or {}).get("endpoints") or {}
+    wanted = ledger.work.wanted() or {}
+    endpoints = wanted.get("endpoints") or {}
     held = ledger.aliases.holders("release", ALIAS)
     live = ledger.rollouts.all_live()
     routes = {}
@@ -65,7 +67,7 @@ def read(ledger: Ledger) -> Table:
             route = replace(route, candidate=candidate, weight=moving.weight, shadow=moving.shadow, salt=moving.salt)
         routes[name] = route
     log_text = frozenset(name for name, config in endpoints.items() if config.get("log_text"))
-    return Table(head, routes, endpoints, log_text, ledger.keys.live())
+    return Table(head, routes, endpoints, log_text, ledger.keys.live(), wanted.get("teams") or {})
 
 
 def report(ledger: Ledger, target: Target, error: Error) -> None:

@@ -22,11 +22,12 @@ from longrein.gateway import mlflow
 from longrein.gateway.app import build
 from longrein.gateway.auth import Door, is_loopback
 from longrein.gateway.inference import MAX_BODY_BYTES, Inference
+from longrein.gateway.limits import Limits
 from longrein.gateway.management import Hooks, Why
 from longrein.gateway.management import routes as management_routes
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.protocol import BOUNDS, Bounds, bounded
-from longrein.gateway.record import Recorder
+from longrein.gateway.record import Recorder, policies
 from longrein.gateway.replicas import DRAIN_S, Fleet
 from longrein.gateway.routing import Table, Target, Watch, report
 from longrein.gateway.tally import Tally
@@ -59,6 +60,7 @@ class Gateway:
         self.fleet: Fleet
         self.recorder: Recorder
         self.tally: Tally
+        self.limits: Limits
         self.inference: Inference
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: _Server | None = None
@@ -82,6 +84,7 @@ class Gateway:
             finally:
                 self.recorder.close()
                 self.tally.close()
+                self.limits.close()
 
     def start(self) -> None:
         """Serve in a thread; returns when the server listens. Errors: those of the ledger."""
@@ -121,7 +124,8 @@ class Gateway:
         self.tally = Tally(self.ledger)
         self.recorder = Recorder(self.workspace / ".longrein" / FOLDER, self.tally)
         self.fleet = Fleet(self.store, self.workspace, self.metrics, self.drain_s, self._report)
-        self.inference = Inference(self.fleet, self.recorder, self.metrics, self.max_body_bytes)
+        self.limits = Limits(self.workspace / ".longrein" / "run" / "budget")
+        self.inference = Inference(self.fleet, self.recorder, self.metrics, self.limits, self.max_body_bytes)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -164,6 +168,8 @@ class Gateway:
         def apply() -> None:
             self.door.keys = table.keys
             self.inference.log_text = table.log_text
+            self.limits.configure(table.keys, table.endpoints, table.teams)
+            self.recorder.policies = policies(table.endpoints)
             self.fleet.apply(table)
             done.set()
 

@@ -1,10 +1,13 @@
 """Releases: model, tokenizer, prompt, engine and its settings bundled under one digest, which an endpoint serves."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from longrein.core.digest import canonical
+from longrein.core.limit import Limit, Price
+from longrein.core.record import DAYS, TEXT_DAYS
 from longrein.core.step import Context, Input
 from longrein.models.experiment.rollout import Setting
 from longrein.models.upstream import Config as Upstream
@@ -26,6 +29,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rollout: Setting = "blue_green"  # how a new release that passed its gates moves in
     approval: Literal["auto", "manual"] = "auto"  # manual: a person promotes what the gates passed
     log_text: bool = False  # keep the text of requests and answers in the request log
+    text_days: Annotated[float, Meta(ge=0)] = TEXT_DAYS  # for so long
+    log_days: Annotated[float, Meta(ge=0)] = DAYS  # and the rest of each record
+    limits: Limit | None = None  # of all who ask it together
+    price: Price | None = None  # of its tokens, for budgets in USD and the cost of each request
 
     def __post_init__(self) -> None:
         if self.upstream is None and self.model is None:

@@ -6,7 +6,7 @@ rollout that was read, and what was not written is simply seen again.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -180,13 +180,13 @@ def failures(ledger: Ledger, seen: Rollout) -> list[str]:
     return [e.data["error"]["message"] for e in reversed(events) if e.ts_ms >= seen.started_ms]
 
 
-def observed(ledger: Ledger, seen: Rollout, strategy: Gradual, state: State, now: int) -> list[Seen]:
+def observed(ledger: Ledger, seen: Rollout, strategy: Gradual, state: State, now: int) -> Iterator[Seen]:
     """The judgement's blocks that have ended since it looked last, without gaps."""
     judge = machine.current(strategy, state).judge
     length = int(judge.block_s * 1000)
     count = max(0, (now - SETTLED_MS - state.read_ms) // length)
     if not count:
-        return []
+        return
     until = state.read_ms + count * length
     arms: dict[int, tuple[list[Block], list[Block]]] = {}
     for block in ledger.traffic.blocks(seen.endpoint, state.read_ms, until):
@@ -196,13 +196,11 @@ def observed(ledger: Ledger, seen: Rollout, strategy: Gradual, state: State, now
         elif block.release == seen.stable.digest and block.arm != SHADOW:
             pair[0].append(block)
     kinds = {name: metric.kind for name, metric in judge.resolved().items()}
-    found = []
-    for i in range(count):
+    for i in range(count):  # as they are asked for: after a long rest they may be many, and a few of them decide
         stable, candidate = arms.get(i, ([], []))
         requests = sum(b.requests for b in stable), sum(b.requests for b in candidate)
         end = state.read_ms + (i + 1) * length
-        found.append(Seen(end, as_arm(stable, kinds), as_arm(candidate, kinds), requests))
-    return found
+        yield Seen(end, as_arm(stable, kinds), as_arm(candidate, kinds), requests)
 
 
 def as_arm(blocks: Iterable[Block], kinds: dict[str, Any]) -> Arm:

@@ -221,7 +221,7 @@ def current(strategy: Gradual, state: State) -> Gradual:
 
 
 def observe(
-    strategy: Gradual, state: State, now_ms: int, blocks: Sequence[Seen] = (), failures: Sequence[str] = (),
+    strategy: Gradual, state: State, now_ms: int, blocks: Iterable[Seen] = (), failures: Sequence[str] = (),
     blocked: str = "",
 ) -> State:  # fmt: skip
     """Take in what has come: blocks, each once and in order; why its engine failed, each time so far; why its gates no

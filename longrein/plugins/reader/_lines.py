@@ -68,6 +68,23 @@ def lines(blob: Blob, options: Options) -> Iterator[Line | Record]:
                 yield rejected(line, number, size, "bad_encoding", f"byte {error.start + 1} is not {encoding}")
 
 
+def document(blob: Blob, options: Options) -> list[Line] | Record:
+    """All lines, for formats that are read as a whole; or a rejected record, for one bad line too."""
+    found: list[Line] = []
+    size = 0
+    for line in lines(blob, options):
+        size += line.bytes
+        if isinstance(line, Record):
+            return line._replace(line=1, bytes=size)
+        if size > options.max_line_bytes:
+            detail = f"more than {size:,} bytes; max_line_bytes is {options.max_line_bytes:,}"
+            return rejected("", 1, size, "file_too_long", detail)
+        found.append(line)
+    if not any(line.text.strip() for line in found):
+        return Record(None, 1, size, "blank", "an empty file")
+    return found
+
+
 def text(line: bytes, encoding: str, told: bool) -> str:
     """A record in the encoding of its file. Unless that was told, not found: one that it does not fit is tried alone,
     and refused when in doubt. Errors: UnicodeDecodeError."""

@@ -3,14 +3,15 @@
 import csv
 from collections import deque
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from longrein.core.blob import Blob
 from longrein.core.errors import Error
-from longrein.core.ports import Record
-from longrein.plugins.reader import _lines
+from longrein.core.ports import Piece, Record
+from longrein.plugins.reader import _cut, _lines
 from longrein.plugins.reader._lines import Line, lines, rejected
 
 VERSION = 2
@@ -37,6 +38,14 @@ class Csv:
     def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         yield from _Parser(blob, msgspec.convert(options, Options)).records()
 
+    def split(self, path: Path, options: Mapping[str, Any], bytes: int) -> list[Piece]:
+        """Only where no value is quoted: a quoted one may hold line feeds."""
+        settings = msgspec.convert(options, Options)
+        if settings.quote and _cut.holds(path, settings.quote.encode()):
+            return []
+        header, delimiter = _Parser(path, settings).columns()
+        return _cut.lines(path, bytes, options, {**options, "header": header, "delimiter": delimiter})
+
 
 class _Parser:
     """Feeds csv.reader line by line and remembers the lines of the record in work, to go back when a quote is lost."""
@@ -52,7 +61,7 @@ class _Parser:
 
     def records(self) -> Iterator[Record]:
         header = self.options.header
-        for fields in self._parse():
+        for fields in self._parse(self.options.delimiter or self._sniff()):
             taken, self.current = self.current, []
             yield from self._bad()
             if fields is None or (header and len(fields) != len(header) and len(taken) > 1):
@@ -68,10 +77,15 @@ class _Parser:
                 yield Record(dict(zip(header, fields, strict=True)), taken[0].number, _size(taken))
         yield from self._bad()
 
-    def _parse(self) -> Iterator[list[str] | None]:
+    def columns(self) -> tuple[list[str], str]:
+        """The names of the columns, and the delimiter; once, in place of `records`."""
+        delimiter = self.options.delimiter or self._sniff()
+        fields = None if self.options.header else next(self._parse(delimiter), None)
+        return self.options.header or self._header(fields or [], self.current[0]), delimiter
+
+    def _parse(self, delimiter: str) -> Iterator[list[str] | None]:
         """Fields of one record after another; None where a record never ends. Starts afresh after each None."""
         csv.field_size_limit(max(csv.field_size_limit(), self.options.max_line_bytes))
-        delimiter = self.options.delimiter or self._sniff()
         while True:
             try:
                 yield from csv.reader(self._feed(), delimiter=delimiter, quotechar=self.options.quote, strict=True)

@@ -1,12 +1,14 @@
 """JSON Lines: one object a line."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from longrein.core.blob import Blob
-from longrein.core.ports import Record
+from longrein.core.ports import Piece, Record
+from longrein.plugins.reader import _cut
 from longrein.plugins.reader._lines import Line, Options, lines, rejected
 
 VERSION = 2
@@ -22,6 +24,9 @@ class JsonLines:
                 yield line
             else:
                 yield _record(line, decode)
+
+    def split(self, path: Path, options: Mapping[str, Any], bytes: int) -> list[Piece]:
+        return _cut.lines(path, bytes, options, options)
 
 
 def _record(line: Line, decode: Any) -> Record:

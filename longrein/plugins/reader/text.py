@@ -1,14 +1,15 @@
 """Plain text: a row {"text": …} for each line, or one for the whole file."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from longrein.core.blob import Blob
-from longrein.core.ports import Record
-from longrein.plugins.reader import _lines
-from longrein.plugins.reader._lines import lines, rejected
+from longrein.core.ports import Piece, Record
+from longrein.plugins.reader import _cut, _lines
+from longrein.plugins.reader._lines import document, lines
 
 VERSION = 2
 
@@ -24,6 +25,10 @@ class Text:
         settings = msgspec.convert(options, Options)
         yield from _whole(blob, settings) if settings.per == "file" else _each(blob, settings)
 
+    def split(self, path: Path, options: Mapping[str, Any], bytes: int) -> list[Piece]:
+        per = msgspec.convert(options, Options).per
+        return _cut.lines(path, bytes, options, options) if per == "line" else []
+
 
 def _each(blob: Blob, options: Options) -> Iterator[Record]:
     for line in lines(blob, options):
@@ -36,23 +41,11 @@ def _each(blob: Blob, options: Options) -> Iterator[Record]:
 
 
 def _whole(blob: Blob, options: Options) -> Iterator[Record]:
-    """Read by lines too, so that memory is bounded and a line in another encoding is no loss."""
-    size, parts = 0, []
-    for line in lines(blob, options):
-        size += line.bytes
-        if isinstance(line, Record):
-            yield line._replace(bytes=size)
-            return
-        if size > options.max_line_bytes:
-            detail = f"more than {size:,} bytes; max_line_bytes is {options.max_line_bytes:,}"
-            yield rejected("", 1, size, "file_too_long", detail)
-            return
-        parts.append(line.text)
-    text = "\n".join(parts)
-    if text.strip():
-        yield Record({"text": text}, 1, size)
-    else:
-        yield Record(None, 1, size, "blank", "an empty file")
+    found = document(blob, options)
+    if isinstance(found, Record):
+        yield found
+        return
+    yield Record({"text": "\n".join(line.text for line in found)}, 1, sum(line.bytes for line in found))
 
 
 plugin = Text()

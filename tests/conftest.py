@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
 DATA = Path(os.environ.get("LONGREIN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -102,3 +104,20 @@ def _postgresql_binaries() -> Path | None:
             subprocess.run(["apt-get", "-qq", *command], check=False, capture_output=True)
         found = find()
     return found
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this host, one CPU each; the variable RAY_ADDRESS leads there meanwhile."""
+    pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # tasks may be functions of a test
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args=NODE)
+        made.add_node(**NODE)
+        patch.setenv("RAY_ADDRESS", made.address)
+        yield made
+        made.shutdown()

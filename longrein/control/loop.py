@@ -136,7 +136,10 @@ class Loop:
     def _job(self, spec: Lifecycle, step: Step, inputs: dict[str, Asset]) -> Job:
         given = {role: Input(a.ref, a.digest, a.uri, a.meta) for role, a in inputs.items()}
         cpus = spec.compute.cpus or _cpus()
-        return Job(step.entry, step.name, step.config, given, str(self.store.root), str(self.project), cpus)
+        return Job(
+            step.entry, step.name, step.config, given, str(self.store.root), str(self.project), cpus,
+            runner=spec.compute.runner,
+        )  # fmt: skip
 
     def _light(self, job: Job, scratch: Path) -> dict[str, float]:
         started, cpu = time.monotonic(), time.process_time()

@@ -28,6 +28,7 @@ class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cpus: int | None = None  # None: all of the machine's
     usd_per_hour: float = 0.0  # what the machine costs: a run's cost is its share of this
     options: dict[str, Any] = {}  # the executor's
+    runner: str | dict[str, dict[str, Any]] = "local"  # who maps over a dataset's partitions: ray, or {ray: options}
 
 
 class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -174,6 +175,11 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _one(named: str | dict[str, dict[str, Any]]) -> list[str]:
+    """The name in `name` or `{name: options}`."""
+    return [named] if isinstance(named, str) else [*named] if len(named) == 1 else [str(sorted(named))]
+
+
 def _check_names(spec: Lifecycle, source: Source) -> None:
     """Every name must be one, and every name that points at another noun must be there."""
     for noun in ("datasets", "prompts", "models", "gates", "endpoints"):
@@ -208,6 +214,7 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
         *((("endpoints", n, "engine"), "engine", e.engine) for n, e in spec.endpoints.items()),
         *((("trackers", n, "tracker"), "tracker", t.tracker) for n, t in spec.trackers.items()),
         (("compute", "executor"), "executor", spec.compute.executor),
+        *((("compute", "runner"), "runner", name) for name in _one(spec.compute.runner)),
     ]:
         if name not in plugins.names(port):
             raise source.error(path, f"there is no {port} called {name!r}", nearest(name, plugins.names(port)))

@@ -4,7 +4,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader, RawIOBase
+from io import BufferedReader, FileIO, RawIOBase
+from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, Literal, Protocol
 
@@ -22,6 +23,20 @@ class Blob(Protocol):
     def open(self, mode: Literal["rb"]) -> BinaryIO:
         """A stream from the beginning at every call; it may lack `seek`. Bytes that cannot be had raise OSError."""
         ...
+
+
+class Range:
+    """A blob: the bytes from `start` to `stop` of a file."""
+
+    def __init__(self, path: Path, start: int, stop: int) -> None:
+        self.path, self.start, self.stop = path, start, stop
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        return BufferedReader(_Bounded(self.path, self.start, self.stop), 1 << 16)
 
 
 class Copy:
@@ -86,3 +101,21 @@ class _View(RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+class _Bounded(FileIO):
+    """A file that begins and ends within another; it does not seek."""
+
+    def __init__(self, path: Path, start: int, stop: int) -> None:
+        super().__init__(path)
+        super().seek(start)
+        self._left = stop - start
+
+    def seekable(self) -> bool:
+        return False
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: self._left]
+        count = super().readinto(view) or 0
+        self._left -= count
+        return count

@@ -37,13 +37,22 @@ class Reader(Protocol):
         ...
 
 
+class Piece(NamedTuple):
+    """A part of a file that is read by itself."""
+
+    options: Mapping[str, Any]  # the reader's, for this piece
+    bytes: int  # of the file
+    line: int  # what is added to the line of each of its records
+    start: int = 0  # bytes of the file that are given to the reader
+    stop: int | None = None  # None is the whole file: the options alone say which piece
+
+
 @runtime_checkable
 class Splits(Protocol):
-    """A reader that can read a piece of a large file."""
+    """A reader that can read a large file in pieces."""
 
-    def split(self, path: Path, options: Mapping[str, Any], bytes: int) -> list[tuple[Mapping[str, Any], int]]:
-        """Options that read one piece each, in order, with the pieces' sizes of about `bytes`: together the same
-        records, with the same lines, as `options` read. One piece where the file cannot be cut."""
+    def split(self, path: Path, options: Mapping[str, Any], bytes: int) -> list[Piece]:
+        """Pieces of about `bytes`, in order, that together read as the file does; none where it cannot be cut."""
         ...
 
 

@@ -13,6 +13,7 @@ import lance
 from longrein.core.digest import size_of
 from longrein.core.ledger import Asset, Ledger
 from longrein.core.store import Store
+from longrein.data.part import PARTS
 
 GRACE_S = 3600.0  # what is younger may belong to work that has not recorded it yet
 CHECKPOINTS_S = 7 * 86_400.0  # how long a step that failed or was killed may still go on from where it was
@@ -54,6 +55,8 @@ def find(ledger: Ledger, store: Store, work: Path, *, keep: int | None = None, g
             _path(found, folder, before)
     for folder in sorted((store.root / "staging").glob("*")):
         _path(found, folder, before)
+    for folder in sorted((store.root / PARTS).glob("*/*")):
+        _path(found, folder, before - CHECKPOINTS_S)
     running = {item.key[:20] for item in ledger.work.running() if item.live}
     for folder in sorted(work.glob("*")):
         if folder.name not in running:

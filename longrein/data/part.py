@@ -28,6 +28,7 @@ from longrein.data import row, source, split
 from longrein.data.partition import Partition, changed, records
 from longrein.data.report import MOST_COLUMNS, Step
 
+PARTS = "parts"  # the folder of the store where they wait for the next run, in a folder for each dataset
 BATCH_ROWS, BATCH_BYTES = 2048, 4 << 20  # of source rows that go through the steps together
 PACKED, KEPT = "packed", pa.field("reason", pa.string())
 _NOTE = "note."
@@ -59,13 +60,13 @@ class Packed(NamedTuple):
     rows: list[bytes]
 
 
-Piece = Partition | Packed
+Given = Partition | Packed
 
 
 class Task(NamedTuple):
     project: str
     work: bytes  # a Work as JSON
-    piece: Piece
+    piece: Given
     path: str  # of the part's file; "" gives its bytes back
     pid: int  # of who asks
 
@@ -154,7 +155,7 @@ def make(task: Task) -> bytes | None:
     return data
 
 
-def put(path: Path, data: bytes, piece: Piece | None) -> None:
+def put(path: Path, data: bytes, piece: Given | None) -> None:
     """Write a part that was made elsewhere. Errors: as of `make`."""
     with _staged(path, piece) as staged:
         staged.write_bytes(data)
@@ -171,7 +172,7 @@ def find(path: Path) -> Part | None:
 
 
 @contextmanager
-def _staged(path: Path, piece: Piece | None) -> Iterator[Path]:
+def _staged(path: Path, piece: Given | None) -> Iterator[Path]:
     """A name to write to, which becomes the path when all is there and the source is what it was."""
     staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -184,7 +185,7 @@ def _staged(path: Path, piece: Piece | None) -> Iterator[Path]:
         raise
 
 
-def key(work: bytes, piece: Piece) -> str:
+def key(work: bytes, piece: Given) -> str:
     """The name of the part: what it depends on. `work` must name the versions of its transforms too."""
     total = blake2b(work, digest_size=16)
     if isinstance(piece, Partition):
@@ -229,7 +230,7 @@ class _Maker:
         noted = [pa.field(f"{_NOTE}{number}", pa.binary()) for number in range(len(self.noting))]
         self.schema = pa.schema([*self.own, *(pa.field(*p) for p in places), *told, *noted])
 
-    def write(self, piece: Piece, sink: Any) -> None:
+    def write(self, piece: Given, sink: Any) -> None:
         """All batches, and an empty last one that tells what happened."""
         self.tally = _Tally()
         for _, transform in self.stages:
@@ -247,7 +248,7 @@ class _Maker:
             empty = pa.RecordBatch.from_pylist([], self.schema)
             writer.write_batch(empty, custom_metadata={"part": json.dumps(meta)})
 
-    def read(self, piece: Piece) -> Iterator[list[Row]]:
+    def read(self, piece: Given) -> Iterator[list[Row]]:
         """Rows in our shape, with their source and line, in batches that end at the same rows everywhere."""
         if isinstance(piece, Packed):
             rows = [unpack(one) for one in piece.rows]

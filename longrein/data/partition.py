@@ -1,14 +1,16 @@
 """Sources cut into partitions: files, or pieces of large ones, the same whoever reads them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from longrein.core.blob import Range
 from longrein.core.errors import Error
-from longrein.core.ports import Record, Splits
+from longrein.core.ports import Piece, Record, Splits
 from longrein.data import source
 from longrein.data.source import File
 
@@ -16,35 +18,37 @@ PART_BYTES = 8 << 20  # a partition of a file that can be cut
 
 
 class Partition(NamedTuple):
+    """One file, or a piece of it."""
+
     path: str
     name: str  # of the file, as its rows tell it
     digest: str  # of the whole file
     reader: str
-    options: Mapping[str, Any]  # the reader's; they say which piece
-    bytes: int
+    piece: Piece
     stat: source.Stat  # of the file when its digest was taken
 
     def identity(self) -> list[Any]:
         """What its rows depend on, whatever the machine."""
-        return [self.name, self.digest, self.reader, self.options]
+        return [self.name, self.digest, self.reader, self.piece]
 
 
 def cut(file: File, digest: str, stat: source.Stat) -> Iterator[Partition]:
     """The partitions of one file, in order. Errors: `invalid`, as reading it would."""
     reader = source.reader_of(file)
-    pieces: list[tuple[Mapping[str, Any], int]] = [(file.options, stat.bytes)]
+    pieces: list[Piece] = []
     if isinstance(reader, Splits) and stat.bytes > PART_BYTES:
-        try:
+        with suppress(msgspec.ValidationError, OSError, Error, ValueError):  # reading it will tell
             pieces = reader.split(file.path, file.options, PART_BYTES)
-        except (msgspec.ValidationError, OSError, Error):
-            pass  # reading it will tell
-    for options, size in pieces:
-        yield Partition(os.path.abspath(file.path), file.name, digest, file.reader, options, size, stat)
+    for piece in pieces or [Piece(file.options, stat.bytes, 0)]:
+        yield Partition(os.path.abspath(file.path), file.name, digest, file.reader, piece, stat)
 
 
 def records(partition: Partition) -> Iterator[Record]:
     """What stands in a partition. Errors: as of source.records."""
-    return source.records(File(Path(partition.path), partition.name, partition.reader, dict(partition.options)))
+    path, piece = Path(partition.path), partition.piece
+    blob = None if piece.stop is None else Range(path, piece.start, piece.stop)
+    for record in source.records(File(path, partition.name, partition.reader, dict(piece.options)), blob):
+        yield record._replace(line=record.line + piece.line) if piece.line else record
 
 
 def changed(name: str) -> Error:

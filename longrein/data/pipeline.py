@@ -24,14 +24,13 @@ from longrein.core.errors import Error
 from longrein.core.ports import Notes, RowWise, Runner, Spills, Survey
 from longrein.core.step import Context, Output
 from longrein.data import part, partition, row, source, split, version
-from longrein.data.part import Packed, Part, Piece, Row, Task, Work
+from longrein.data.part import PARTS, Given, Packed, Part, Row, Task, Work
 from longrein.data.partition import Partition
 from longrein.data.report import Report
 
 if TYPE_CHECKING:
     from longrein.data.ingest import Config
 
-PARTS = "parts"  # the folder of the store where finished parts wait for the next run
 LOCK = "lock"  # among them; held by every run, and gone with it
 PIECE_BYTES = 4 << 20  # of packed rows that are mapped together
 WORTH_BYTES = 4 << 20  # of sources for which another process is worth its start
@@ -87,7 +86,7 @@ class Pipeline:
         """The last leg's parts, judged."""
         runner = self._runner()
         try:
-            pieces: Iterable[Piece] = self.partitions()
+            pieces: Iterable[Given] = self.partitions()
             for leg in self.legs:
                 parts = list(self.map(runner, leg, pieces))
                 pieces = self.judge(leg, parts)
@@ -103,10 +102,10 @@ class Pipeline:
         for file in self.files:
             yield from partition.cut(file, digests[file.name], self.stats[file.name])
 
-    def map(self, runner: Runner, leg: Leg, pieces: Iterable[Piece]) -> Iterator[Part]:
+    def map(self, runner: Runner, leg: Leg, pieces: Iterable[Given]) -> Iterator[Part]:
         """The part of each piece, in order: one that is there already, or made now."""
         work = self._work(leg)
-        queue: deque[tuple[Piece | None, Path, Part | None]] = deque()  # the piece, where its part is still to come
+        queue: deque[tuple[Given | None, Path, Part | None]] = deque()  # the piece, where its part is still to come
 
         def missing() -> Iterator[Task]:
             for piece in pieces:
@@ -133,7 +132,7 @@ class Pipeline:
             if data is results:
                 return
 
-    def judge(self, leg: Leg, parts: list[Part]) -> Iterator[Piece]:
+    def judge(self, leg: Leg, parts: list[Part]) -> Iterator[Given]:
         """Let the wide stages have their say; what is left, in pieces for the next leg."""
         for number, stage in enumerate(leg.wide):
             if isinstance(stage.transform, Spills):
@@ -172,7 +171,7 @@ class Pipeline:
             step.told(len(places), len(places) - len(gone))
         self._count(stage)
 
-    def by_rows(self, stage: Stage, parts: list[Part]) -> Iterator[Piece]:
+    def by_rows(self, stage: Stage, parts: list[Part]) -> Iterator[Given]:
         """A stage that is given all rows, and may change them."""
         sent: deque[tuple[str, Row]] = deque()
 
@@ -260,7 +259,7 @@ class Pipeline:
                     if path not in self.used and path.name != LOCK:
                         path.unlink()
 
-    def _came(self, piece: Piece | None, found: Part, fresh: bool) -> Part:
+    def _came(self, piece: Given | None, found: Part, fresh: bool) -> Part:
         """Take a part's account; its own rejected rows are told here, so that they stand in the same order always."""
         self.made += fresh
         self.reused += not fresh
@@ -268,7 +267,7 @@ class Pipeline:
         if isinstance(piece, Partition):
             self.report.sources[piece.name]["rows"] += found.meta["rows"]
             self.report.rows += found.meta["rows"]
-            self.advance(piece.bytes)
+            self.advance(piece.piece.bytes)
         self.report.part(found.meta)
         for batch in found.batches(row.REJECTED.names, kept=False):
             columns = (batch[name].to_pylist() for name in ("stage", "reason", "source", "line"))
@@ -342,7 +341,7 @@ def legs(stages: list[Stage]) -> list[Leg]:
     return found
 
 
-def _packed(parts: list[Part]) -> Iterator[Piece]:
+def _packed(parts: list[Part]) -> Iterator[Given]:
     """What is left of each part, for the next leg."""
     for one in parts:
         held, size = list[bytes](), 0

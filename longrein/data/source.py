@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from longrein.core import digest, plugins
+from longrein.core.blob import Blob
 from longrein.core.errors import Error
 from longrein.core.ports import Reader, Record
 from longrein.data import unpack
@@ -90,15 +91,15 @@ def digests(files: Iterable[File], cache: Path | None = None) -> dict[str, str]:
     return result
 
 
-def records(file: File) -> Iterator[Record]:
-    """Everything in a file, and in the files inside where it is an archive.
+def records(file: File, blob: Blob | None = None) -> Iterator[Record]:
+    """Everything in a file, or in a blob that is a piece of it, and in the files inside where it is an archive.
 
     A file that cannot be read, or not to its end, is one rejected record more (`unreadable`). Errors: `invalid` for
     options of the reader and for files that no reader knows, `missing_package`.
     """
     reader = reader_of(file)
     try:
-        yield from unpack.guarded(reader.read(file.path, file.options))
+        yield from unpack.guarded(reader.read(blob or file.path, file.options))
     except msgspec.ValidationError as error:
         raise Error("invalid", f"options of the source {file.name}: {error}") from error
 

@@ -43,7 +43,7 @@ class Ray:
         run = ray.remote(function).options(num_cpus=self.options.cpus, max_retries=self.options.retries)
         stream, waiting = iter(tasks), deque[Any]()
         while True:
-            room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1) / self.options.cpus))  # type: ignore[no-untyped-call]
+            room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1) / self.options.cpus))
             while len(waiting) < room and (task := next(stream, waiting)) is not waiting:
                 waiting.append(run.remote(task))
             if not waiting:

@@ -129,7 +129,7 @@ def test_words_are_cut_as_spacy_cuts_them():
     ]:
         codes = measure.np.frombuffer(text.encode("utf-32-le"), measure.np.uint32)
         starts, ends = measure.np.empty((2, len(codes) + 1), measure.np.int32)
-        count = measure.split(codes, 0, len(codes), table.classes(), starts, ends)
+        count = measure.split(codes, 0, len(codes), table.bits(codes), starts, ends)
         assert " ".join(text[a:b] for a, b in zip(starts[:count], ends[:count], strict=True)) == words
 
 

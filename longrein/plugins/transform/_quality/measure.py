@@ -9,7 +9,7 @@ import numpy.typing as npt
 from longrein.plugins.transform._near.compiled import I32, I64, U8, U32, U64, compiled
 from longrein.plugins.transform._quality import repeat, table
 from longrein.plugins.transform._quality.repeat import again, ngrams, room
-from longrein.plugins.transform._quality.words import HAS_ALPHA, HAS_MORE, hashed, kind, split, traits
+from longrein.plugins.transform._quality.words import HAS_ALPHA, HAS_MORE, hashed, split, traits
 
 F64 = npt.NDArray[np.float64]
 # Columns of the result, in order. Shares are from 0 to 1, of characters, words or lines as the name says.
@@ -48,7 +48,7 @@ def measure(texts: list[str], stop_words: tuple[str, ...]) -> Measured:
     out, kept = np.zeros((len(texts), len(NAMES))), np.zeros(lines[-1], np.uint8)
     stops = np.array(sorted({_key(w) for w in stop_words}), np.uint64)
     if texts:
-        run(codes, offsets, lines, table.classes(), *table.phrases(), stops, out, kept)
+        run(codes, offsets, lines, table.bits(codes), *table.phrases(), stops, out, kept)
     return Measured(out, [kept[a:b].astype(bool).tolist() for a, b in pairwise(lines)])
 
 
@@ -58,7 +58,7 @@ def _key(word: str) -> int:
 
 @compiled
 def run(
-    codes: U32, offsets: I64, lines: I64, classes: U32, phrases: U32, bounds: I64, firsts: U32, kinds: U8, stops: U64,
+    codes: U32, offsets: I64, lines: I64, bits: U32, phrases: U32, bounds: I64, firsts: U32, kinds: U8, stops: U64,
     out: F64, kept: U8,
 ) -> None:  # fmt: skip
     """Every text in turn, in room made once."""
@@ -78,16 +78,16 @@ def run(
         if start == end:
             continue
         row[CHARACTERS] = end - start
-        _characters(codes, start, end, classes, row)
+        _characters(codes, start, end, bits, row)
         many = _lines(codes, start, end, starts, ends)
-        _line_shapes(codes, start, many, starts, ends, classes, phrases, bounds, firsts, kinds, row, kept[lines[i] :])
+        _line_shapes(codes, start, many, starts, ends, bits, phrases, bounds, firsts, kinds, row, kept[lines[i] :])
         for n in range(many):
             hashes[n] = hashed(codes, start + starts[n], start + ends[n])
         _line_repeats(codes, start, end, many, starts, ends, hashes, keys, marks, stamps, row)
-        _paragraphs(codes, start, end, classes, starts, ends, hashes, keys, marks, stamps, row)
-        many = split(codes, start, end, classes, starts, ends)
+        _paragraphs(codes, start, end, bits, starts, ends, hashes, keys, marks, stamps, row)
+        many = split(codes, start, end, bits, starts, ends)
         if many:
-            pair = _words(codes, start, many, starts, ends, classes, stops, hashes, before, row)
+            pair = _words(codes, start, many, starts, ends, bits, stops, hashes, before, row)
             grams = np.zeros(len(NAMES), np.int64)
             ngrams(hashes, before, many, pair, keys, marks, stamps, counts, grams)
             for n in range(ENDED - GRAMS):
@@ -95,11 +95,11 @@ def run(
 
 
 @compiled
-def _characters(codes: U32, start: int, end: int, classes: U32, row: F64) -> None:
+def _characters(codes: U32, start: int, end: int, bits: U32, row: F64) -> None:
     """Shares of Han among letters and of punctuation among what is no space."""
     letters, han, marks, solid = 0, 0, 0, 0
     for i in range(start, end):
-        here = kind(classes, codes[i])
+        here = bits[i]
         solid += 0 if here & SPACE else 1
         letters += 1 if here & ALPHA else 0
         han += 1 if here & table.HAN else 0
@@ -120,26 +120,26 @@ def _lines(codes: U32, start: int, end: int, starts: I32, ends: I32) -> int:
 
 @compiled
 def _line_shapes(
-    codes: U32, base: int, many: int, starts: I32, ends: I32, classes: U32, phrases: U32, bounds: I64, firsts: U32,
+    codes: U32, base: int, many: int, starts: I32, ends: I32, bits: U32, phrases: U32, bounds: I64, firsts: U32,
     kinds: U8, row: F64, kept: U8,
 ) -> None:  # fmt: skip
     """How lines begin and end, and whether C4 (Raffel et al. 2020, 2.2) keeps them."""
     solid, ended, short, bullets, trailing, characters, boilerplate = 0, 0, 0, 0, 0, 0, 0
     for n in range(many):
-        first, last = _stripped(codes, base + starts[n], base + ends[n], classes)
+        first, last = _stripped(codes, base + starts[n], base + ends[n], bits)
         if first == last:
             continue
         length = last - first
         solid, characters = solid + 1, characters + length
-        closed = kind(classes, codes[last - 1]) & TERMINAL
+        closed = bits[last - 1] & TERMINAL
         ended += 1 if closed else 0
         short += 1 if ends[n] - starts[n] <= SHORT_LINE else 0
         bullets += 1 if codes[first] in (0x2022, 0x2D) else 0
         open_end = codes[last - 1] == ELLIPSIS or _dots_end(codes, first, last)
         trailing += 1 if open_end else 0
-        said = _said(codes, first, last, classes, phrases, bounds, firsts, kinds)
+        said = _said(codes, first, last, bits, phrases, bounds, firsts, kinds)
         boilerplate += length if said & BOILERPLATE and length <= BOILERPLATE_LINE and not closed else 0
-        if not _sentence_line(codes, first, last, classes):
+        if not _sentence_line(codes, first, last, bits):
             continue
         row[SENTENCES + 2] += 1 if said & LOREM else 0
         if said & JAVASCRIPT:
@@ -149,7 +149,7 @@ def _line_shapes(
                 row[SENTENCES + 1] += 1
         if not said & POLICY:
             kept[n] = 1
-            row[SENTENCES] += _sentences(codes, first, last, classes)
+            row[SENTENCES] += _sentences(codes, first, last, bits)
     lines = many - (1 if starts[many - 1] == ends[many - 1] else 0)
     row[BULLETS], row[ELLIPSIS_LINES] = bullets / max(lines, 1), trailing / max(lines, 1)
     row[ENDED], row[ENDED + 1] = ended / max(solid, 1), short / max(solid, 1)
@@ -157,10 +157,10 @@ def _line_shapes(
 
 
 @compiled
-def _stripped(codes: U32, first: int, last: int, classes: U32) -> tuple[int, int]:
-    while first < last and kind(classes, codes[first]) & SPACE:
+def _stripped(codes: U32, first: int, last: int, bits: U32) -> tuple[int, int]:
+    while first < last and bits[first] & SPACE:
         first += 1
-    while last > first and kind(classes, codes[last - 1]) & SPACE:
+    while last > first and bits[last - 1] & SPACE:
         last -= 1
     return first, last
 
@@ -171,11 +171,11 @@ def _dots_end(codes: U32, first: int, last: int) -> bool:
 
 
 @compiled
-def _said(codes: U32, first: int, last: int, classes: U32, phrases: U32, bounds: I64, firsts: U32, kinds: U8) -> int:
+def _said(codes: U32, first: int, last: int, bits: U32, phrases: U32, bounds: I64, firsts: U32, kinds: U8) -> int:
     """The kinds of phrases in a line, in whatever case."""
     found = 0
     for i in range(first, last):
-        if not kind(classes, codes[i]) & STARTS:
+        if not bits[i] & STARTS:
             continue
         lower = codes[i] | np.uint32(0x20) if codes[i] < 0x80 else codes[i]
         n = np.searchsorted(firsts, lower)
@@ -194,14 +194,14 @@ def _said(codes: U32, first: int, last: int, classes: U32, phrases: U32, bounds:
 
 
 @compiled
-def _sentence_line(codes: U32, first: int, last: int, classes: U32) -> bool:
+def _sentence_line(codes: U32, first: int, last: int, bits: U32) -> bool:
     """It ends as sentences do, has three words, none of a thousand characters."""
     final = codes[last - 1]
     if final not in (DOT, 0x3F, 0x21, 0x22, 0x27) or _dots_end(codes, first, last):
         return False
     count, opened = 0, first
     for i in range(first, last + 1):
-        if i == last or kind(classes, codes[i]) & SPACE:
+        if i == last or bits[i] & SPACE:
             count += 1 if i > opened else 0
             if i - opened > LONG_WORD:
                 return False
@@ -210,7 +210,7 @@ def _sentence_line(codes: U32, first: int, last: int, classes: U32) -> bool:
 
 
 @compiled
-def _sentences(codes: U32, first: int, last: int, classes: U32) -> int:
+def _sentences(codes: U32, first: int, last: int, bits: U32) -> int:
     """Runs of . ! ? before a space or the end; not after an initial or inside e.g."""
     count, i = 0, first
     while i < last:
@@ -218,11 +218,11 @@ def _sentences(codes: U32, first: int, last: int, classes: U32) -> int:
             i += 1
             continue
         opened = i
-        while i < last and not kind(classes, codes[i]) & SPACE:
+        while i < last and not bits[i] & SPACE:
             i += 1
         closed = True
         for j in range(opened, i):
-            closed = closed and not kind(classes, codes[j]) & (ALPHA | table.DIGIT)
+            closed = closed and not bits[j] & (ALPHA | table.DIGIT)
         short = opened - first >= 2 and codes[opened - 2] == DOT and codes[opened] == DOT
         count += 1 if closed and (not short or i >= last) else 0
         if not closed:
@@ -252,11 +252,11 @@ def _line_repeats(
 
 @compiled
 def _paragraphs(
-    codes: U32, start: int, end: int, classes: U32, starts: I32, ends: I32, hashes: U64, keys: U64, marks: U32,
+    codes: U32, start: int, end: int, bits: U32, starts: I32, ends: I32, hashes: U64, keys: U64, marks: U32,
     stamps: U32, row: F64,
 ) -> None:  # fmt: skip
     """Paragraphs between two line feeds or more."""
-    first, last = _stripped(codes, start, end, classes)
+    first, last = _stripped(codes, start, end, bits)
     count, opened, i = 0, first, first
     while i <= last:
         if i == last or (codes[i] == BREAK and i + 1 < last and codes[i + 1] == BREAK):
@@ -280,7 +280,7 @@ def _words(
     many: int,
     starts: I32,
     ends: I32,
-    classes: U32,
+    bits: U32,
     stops: U64,
     hashes: U64,
     before: I64,
@@ -291,11 +291,11 @@ def _words(
     for n in range(many):
         first, last = base + starts[n], base + ends[n]
         hashes[n], before[n + 1] = hashed(codes, first, last), before[n] + last - first
-        has = traits(codes, first, last, classes)
+        has = traits(codes, first, last, bits)
         alphabetic += 1 if has & HAS_ALPHA else 0
         if has & HAS_MORE:
             real, length = real + 1, length + last - first
-        pairs += 1 if kind(classes, codes[first]) & UNSPACED else 0
+        pairs += 1 if bits[first] & UNSPACED else 0
         at = np.searchsorted(stops, hashes[n])
         if at < len(stops) and stops[at] == hashes[n]:
             met |= np.uint64(1) << np.uint64(at & 63)

@@ -38,10 +38,16 @@ class Phrases(NamedTuple):
     kind: U8
 
 
+def bits(codes: U32) -> U32:
+    """What is known of each character."""
+    known = _classes()
+    return known[np.minimum(codes, np.uint32(len(known) - 1))]
+
+
 @cache
-def classes() -> U32:
-    """Bits of each code point; 0 from SIZE on."""
-    found = np.zeros(SIZE, np.uint32)
+def _classes() -> U32:
+    """Bits of each code point; of all from SIZE on, none."""
+    found = np.zeros(SIZE + 1, np.uint32)
     for code in range(SIZE):
         found[code] = _bits(chr(code))
     for ranges, bit in ((_unspaced, UNSPACED), (_han, HAN)):

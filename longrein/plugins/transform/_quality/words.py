@@ -23,44 +23,38 @@ DOT, COLON, BRACKET, PLUS, COMMA, HYPHEN, APOSTROPHE, QUOTE, ELLIPSIS = (
 
 
 @compiled
-def kind(classes: U32, code: int) -> int:
-    """The bits of a character."""
-    return int(classes[code]) if code < len(classes) else 0
-
-
-@compiled
-def split(codes: U32, start: int, end: int, classes: U32, starts: I32, ends: I32) -> int:
+def split(codes: U32, start: int, end: int, bits: U32, starts: I32, ends: I32) -> int:
     """Fill `starts` and `ends` with the words of codes[start:end], as offsets from `start`; how many."""
     count, at = 0, start
     while at < end:
-        if kind(classes, codes[at]) & SPACE:
+        if bits[at] & SPACE:
             at += 1
             continue
         stop = at
-        while stop < end and not kind(classes, codes[stop]) & SPACE:
+        while stop < end and not bits[stop] & SPACE:
             stop += 1
-        count = _chunk(codes, at, stop, start, classes, starts, ends, count)
+        count = _chunk(codes, at, stop, start, bits, starts, ends, count)
         at = stop
     return count
 
 
 @compiled
-def _chunk(codes: U32, at: int, stop: int, base: int, classes: U32, starts: I32, ends: I32, count: int) -> int:
+def _chunk(codes: U32, at: int, stop: int, base: int, bits: U32, starts: I32, ends: I32, count: int) -> int:
     """What stands between two spaces: marks before, the middle, marks behind."""
     while at < stop:
         run = _dots(codes, at, stop)
-        plus = codes[at] == PLUS and at + 1 < stop and not kind(classes, codes[at + 1]) & DIGIT
-        if run < 2 and not plus and not kind(classes, codes[at]) & OPENS:
+        plus = codes[at] == PLUS and at + 1 < stop and not bits[at + 1] & DIGIT
+        if run < 2 and not plus and not bits[at] & OPENS:
             break
         starts[count], ends[count] = at - base, at + max(run, 1) - base
         count, at = count + 1, at + max(run, 1)
     tail = stop
     while at < tail:
-        cut = _suffix(codes, at, tail, classes)
+        cut = _suffix(codes, at, tail, bits)
         if not cut:
             break
         tail -= cut
-    count = _middle(codes, at, tail, base, classes, starts, ends, count)
+    count = _middle(codes, at, tail, base, bits, starts, ends, count)
     while tail < stop:
         size = max(_dots(codes, tail, stop), 1)
         if tail + 1 < stop and _pair(codes[tail], codes[tail + 1]):
@@ -88,21 +82,21 @@ def _dots(codes: U32, at: int, stop: int) -> int:
 
 
 @compiled
-def _suffix(codes: U32, at: int, tail: int, classes: U32) -> int:
+def _suffix(codes: U32, at: int, tail: int, bits: U32) -> int:
     """How many characters to take from the end: one mark, an ellipsis, a full stop, an 's."""
     last = codes[tail - 1]
     if tail - at >= 2 and _pair(codes[tail - 2], last):
         return 2 if tail - at > 2 else 0
-    if kind(classes, last) & CLOSES:
+    if bits[tail - 1] & CLOSES:
         return 1
     if tail - at < 2 or last != DOT:
-        return 1 if last == PLUS and tail - at >= 2 and kind(classes, codes[tail - 2]) & DIGIT else 0
+        return 1 if last == PLUS and tail - at >= 2 and bits[tail - 2] & DIGIT else 0
     dots = 1
     while tail - dots > at and codes[tail - dots - 1] == DOT:
         dots += 1
     if dots > 1:
         return dots
-    before = kind(classes, codes[tail - 2])
+    before = bits[tail - 2]
     if tail - at >= 4 and codes[tail - 3] == DOT and before & ALPHA:
         return 0  # e.g. and p.m. are words
     if tail - at == 2 and before & ALPHA:
@@ -111,13 +105,15 @@ def _suffix(codes: U32, at: int, tail: int, classes: U32) -> int:
 
 
 @compiled
-def _middle(codes: U32, at: int, stop: int, base: int, classes: U32, starts: I32, ends: I32, count: int) -> int:
+def _middle(codes: U32, at: int, stop: int, base: int, bits: U32, starts: I32, ends: I32, count: int) -> int:
     """Cut between letters at a hyphen, comma, slash, colon or ellipsis, before n't and 'll, around each Han character;
     an address stays whole."""
     opened = at
     if not _address(codes, at, stop):
         for i in range(at, stop):
-            width = _infix(codes, at, i, stop, classes)
+            if bits[i] & ALPHA and codes[i] != 0x6E and not bits[i] & UNSPACED:
+                continue  # what most characters are
+            width = _infix(codes, at, i, stop, bits)
             if i < opened or not width:
                 continue
             if i > opened:
@@ -134,10 +130,10 @@ def _middle(codes: U32, at: int, stop: int, base: int, classes: U32, starts: I32
 
 
 @compiled
-def _infix(codes: U32, at: int, i: int, stop: int, classes: U32) -> int:
+def _infix(codes: U32, at: int, i: int, stop: int, bits: U32) -> int:
     """Length of the word to cut out at i; -1: cut before i; 0: no cut."""
     code = codes[i]
-    here = kind(classes, code)
+    here = bits[i]
     if here & UNSPACED or code == ELLIPSIS:
         return 1
     if i == at or i + 1 >= stop:
@@ -145,7 +141,7 @@ def _infix(codes: U32, at: int, i: int, stop: int, classes: U32) -> int:
     if here & ALPHA:
         contracted = code == 0x6E and i + 3 == stop and codes[i + 1] in (APOSTROPHE, QUOTE) and codes[i + 2] == 0x74
         return -1 if contracted else 0
-    before, after = kind(classes, codes[i - 1]), kind(classes, codes[i + 1])
+    before, after = bits[i - 1], bits[i + 1]
     if code == DOT:
         dots = _dots(codes, i, stop)
         if dots > 1:
@@ -184,10 +180,10 @@ def hashed(codes: U32, start: int, end: int) -> np.uint64:
 
 
 @compiled
-def traits(codes: U32, start: int, end: int, classes: U32) -> int:
+def traits(codes: U32, start: int, end: int, bits: U32) -> int:
     """HAS_ALPHA and HAS_MORE of a word."""
     found = 0
     for i in range(start, end):
-        here = kind(classes, codes[i])
+        here = bits[i]
         found |= (HAS_ALPHA if here & ALPHA else 0) | (0 if here & SYMBOL else HAS_MORE)
     return found

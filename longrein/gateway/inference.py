@@ -25,6 +25,7 @@ from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Record, Recorder
 from longrein.gateway.relay import Relay
 from longrein.gateway.replicas import Fleet, Replica
+from longrein.gateway.shadow import Shadow
 from longrein.gateway.upstream import Upstream
 from longrein.models.experiment import assign
 
@@ -117,6 +118,7 @@ class Inference:
         self.limits = limits
         self.log_text: frozenset[str] = frozenset()
         self.filters: Sequence[Filter] = ()
+        self.shadow = Shadow(self._answer, recorder)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = scope["longrein.key"]
@@ -156,23 +158,36 @@ class Inference:
         exchange.note_input(call.head)
         unit = assign.unit(record.session, record.user, record.id)
         replica = self.fleet.route(call.model, unit, exchange.release)
+        exchange.shadow = self.fleet.shadow(call.model, record.id)
         for check in self.filters:
             check(call)
         exchange.reservation = self.limits.reserve(exchange.key, call.model, *call.head.tokens)
         failed: Error | None = None
         for candidate in self._candidates(call, replica):
+            if failed:
+                self._missed(exchange, failed)
             try:
-                return await self._answer(exchange, call, candidate)
+                await self._answer(exchange, call, candidate)
             except Error as error:
                 failed = failed or error  # what the first release said is what the client is told
                 if exchange.started or error.code not in ELSEWHERE:
                     raise failed from error
+            else:
+                if exchange.shadow:
+                    self.shadow.copy(exchange, call, exchange.shadow)
+                return
         assert failed
         raise failed
 
     def _candidates(self, call: Call, first: Replica) -> Any:
         yield first
         yield from self.fleet.fallbacks(call.model, first)
+
+    def _missed(self, exchange: "Exchange", error: Error) -> None:
+        """Count a failure that another release makes good: or it would be nobody's, and its rollout would not know."""
+        if exchange.record.release and self.recorder.tally:
+            missed = msgspec.structs.replace(exchange.record, status=error.http_status, error=error.code)
+            self.recorder.tally.add([missed])
 
     async def _answer(self, exchange: "Exchange", call: Call, replica: Replica) -> None:
         exchange.record.release = replica.target.digest
@@ -183,7 +198,7 @@ class Inference:
     @asynccontextmanager
     async def _source(self, exchange: "Exchange", call: Call, replica: Replica) -> AsyncGenerator[Source, None]:
         """Whatever makes the answer; leaving cancels what is not finished."""
-        id, keep = exchange.record.id, exchange.log_text
+        id, keep = exchange.record.id, exchange.log_text or exchange.shadow is not None
         if isinstance(upstream := replica.engine, Upstream):
             head = call.head
             _admit(replica, 1)
@@ -233,6 +248,7 @@ class Exchange:
         self.started = self.ended = False
         self.log_text = False
         self.release = ""  # that the client asked for
+        self.shadow: Replica | None = None  # gets a copy once it is answered
         self.input = ""
         self.source: Source | None = None
         self.key: ApiKey | None = None

@@ -290,9 +290,12 @@ def test_the_version_of_the_code_follows_its_plugins(tmp_path, monkeypatch):
     first = version(transforms=["mine"])
     own.write_text("plugin = 2")
     assert len({before, first, version(transforms=["mine"])}) == 3
+    by_csv = [{"path": "a", "reader": "csv"}]
+    told = version(sources=by_csv)
     (tmp_path / "plugins" / "reader").mkdir()
     (tmp_path / "plugins" / "reader" / "odd.py").write_text("VERSION = 2")
-    assert version() != before == version(sources=[{"path": "a", "reader": "csv"}])  # the file may be read by it
+    assert version() != before  # the file may be read by it
+    assert version(sources=by_csv) == told
 
 
 def test_real_data_chinese_with_its_own_split(data, project):

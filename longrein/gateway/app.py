@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrein.core.errors import Error
 from longrein.core.ledger import now_ms
-from longrein.gateway import management, openai, openapi
+from longrein.gateway import feedback, management, openai, openapi
 from longrein.gateway.auth import Door, is_loopback
 from longrein.gateway.inference import KINDS, Inference, retry_after
 from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges
@@ -33,7 +33,8 @@ def build(
     answers = [Route(path, inference, methods=["POST"]) for path in KINDS]
     models = [Route("/v1/models", status.models), Route("/v1/models/{name}", status.model)]
     more = list(routes)
-    described = openapi.describe([*answers, *models, *more], management.BODIES, management.QUERIES)
+    bodies = {**management.BODIES, **feedback.BODIES}
+    described = openapi.describe([*answers, *models, *more], bodies, management.QUERIES)
     app = Starlette(
         routes=[
             Route("/healthz", status.health),

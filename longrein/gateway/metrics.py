@@ -66,6 +66,7 @@ class Metrics:
         self.latency = Histogram("longrein_request_seconds", "From the request's arrival to its end.", per_release)
         self.first = Histogram("longrein_first_token_seconds", "From arrival to the first token.", per_release)
         self.refused = Counter("longrein_refused_total", "Requests without the right API key.", ("status",))
+        self.feedback = Counter("longrein_feedback_total", "Values of feedback that came.", ("endpoint", "outcome"))
         self.restarts = Counter("longrein_engine_restarts_total", "Engines that ended unexpectedly.", ("endpoint",))
 
     def render(self, gauges: Iterable[Counter] = ()) -> str:
@@ -76,6 +77,7 @@ class Metrics:
             self.first,
             self.refused,
             self.restarts,
+            self.feedback,
             *gauges,
         ]
         return "\n".join(line for part in parts for line in part.render()) + "\n"

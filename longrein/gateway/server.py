@@ -18,7 +18,7 @@ from longrein.core.errors import Error
 from longrein.core.ledger import Ledger
 from longrein.core.record import FOLDER
 from longrein.core.store import Store
-from longrein.gateway import mlflow
+from longrein.gateway import feedback, mlflow
 from longrein.gateway.app import build
 from longrein.gateway.auth import Door, is_loopback
 from longrein.gateway.inference import MAX_BODY_BYTES, Inference
@@ -150,8 +150,10 @@ class Gateway:
     def _more_routes(self) -> list[Any]:
         hooks = Hooks(self.refresh, self.recorder.flush, self.recorder.folder, self.why)
         management = management_routes(self.ledger, self.store, hooks)
+        said = feedback.routes(self.ledger, self.recorder.folder, self.tally, self.metrics, self.recorder.flush)
         return [
             *self.door.guard(management, "admin"),
+            *self.door.guard(said, "infer"),
             *self.door.guard(mlflow.routes(self.ledger, self.store), "track"),
         ]
 

@@ -61,9 +61,9 @@ class Packed:
     def read(self, blob: Blob, options: Mapping[str, Any]) -> Iterator[Record]:
         whole, done = _Watched(blob), 0
         try:
-            for record in self._read(whole, options, "", Budget(whole.bytes), 0):
+            for row, line, _, reason, detail, raw, path in self._read(whole, options, "", Budget(whole.bytes), 0):
                 at = whole.at()
-                yield record._replace(bytes=max(0, at - done))
+                yield Record(row, line, max(0, at - done), reason, detail, raw, path)
                 done = max(done, at)
         except Bomb as error:
             yield Record(None, 1, 0, "too_large", str(error))
@@ -73,8 +73,7 @@ class Packed:
     ) -> Iterator[Record]:
         inner = inflated(blob, budget)
         if not is_archive(inner.name) or self.shards or _is_shard(inner, bare=inner is blob):
-            for record in self.reader_of(inner.name).read(inner, options):
-                yield record._replace(member=path)
+            yield from self.reader_of(inner.name).read(inner, options)
             return
         for member in members(inner, budget):
             name = f"{path}!{member.name}" if path else member.name

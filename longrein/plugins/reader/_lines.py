@@ -106,25 +106,29 @@ def rejected(raw: bytes | str, line: int, size: int, reason: str, detail: str) -
 
 def sniff(blob: Blob) -> str:
     """The encoding of a file: its mark, else what most of its first lines with non-ASCII bytes are in."""
-    utf8, others, held, fresh, read = 0, 0, b"", True, 0
+    utf8, others, held, read = 0, 0, b"", 0
     with blob.open("rb") as file:
-        while line := _beginning(file):
-            if not read and (name := marked(line)):
+        while block := _block(file):
+            if not read and (name := marked(block)):
                 return name
-            if fresh and not line.isascii():
+            read += len(block)
+            for line in () if block.isascii() else block.split(b"\n"):
+                if line.isascii():
+                    continue
                 if is_utf8(line, cut=True):  # a long line may be cut within a character
                     utf8 += 1
                 else:
-                    others, held = others + 1, held + line[:SNIFF_BYTES]
-            fresh, read = line.endswith(b"\n"), read + len(line)
+                    others, held = others + 1, held + line[:SNIFF_BYTES] + b"\n"
             if read >= SNIFF_READ_BYTES or utf8 + others >= SNIFF_LINES or len(held) >= SNIFF_BYTES:
                 break
-    return (others > utf8 and detect(held, cut=True)) or "utf-8"
+    return (others > utf8 and detect(held[:SNIFF_BYTES], cut=True)) or "utf-8"
 
 
-def _beginning(file: BinaryIO) -> bytes:
+def _block(file: BinaryIO) -> bytes:
+    """The next bytes, to the end of a line."""
     try:
-        return file.readline(CHUNK_BYTES)
+        block: bytes = getattr(file, "read1", file.read)(CHUNK_BYTES)
+        return block if block.isascii() else block + file.readline(CHUNK_BYTES)
     except OSError:  # it breaks off here: whoever reads the lines will say so
         return b""
 

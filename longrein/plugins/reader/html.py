@@ -16,7 +16,7 @@ from longrein.plugins.reader._document import decoded, held, iso_date, package
 VERSION = 1
 HEAD_BYTES = 4096  # where a page says its encoding
 WRAP = "> div"
-MANY_TAGS, MOST_DEEP = 2000, 512  # browsers nest no deeper either
+MANY_TAGS, MOST_DEEP = 5000, 512  # browsers nest no deeper either
 SKIPPED = [
     f"body {WRAP * 3} > header",
     "[role=banner]",
@@ -28,11 +28,11 @@ _tag = re.compile(
 # Lists less than four elements deep are taken for menus, which costs simple pages theirs: all are put deeper.
 _body = re.compile(r"<body\b[^>]*>", re.I)
 _charset = re.compile(rb"""charset\s*=\s*["']?\s*([\w-]+)""", re.I)
-_DATES = (
-    'meta[property="article:published_time"]', 'meta[itemprop="datePublished"]', 'meta[name="pubdate"]',
-    'meta[name="publishdate"]', 'meta[name="date" i]', 'meta[name="dc.date" i]', 'meta[name="dcterms.created" i]',
+DATES = (
+    'meta[property="article:published_time"], meta[itemprop="datePublished"], meta[name="pubdate"], '
+    'meta[name="publishdate"], meta[name="date" i], meta[name="dc.date" i], meta[name="dcterms.created" i]',
     "time[datetime]",
-)  # fmt: skip
+)
 _written = re.compile(r'"datePublished"\s*:\s*"([^"]+)"')  # JSON-LD
 
 
@@ -84,7 +84,7 @@ def _depth(source: str) -> int:
 
 
 def _date(tree: Any, source: str) -> str:
-    for selector in _DATES:
+    for selector in DATES:
         found = tree.document.query_selector(selector)
         if found and (date := iso_date(found.getattr("content") or found.getattr("datetime") or "")):
             return date

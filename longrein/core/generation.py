@@ -33,6 +33,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None  # None: none; k: the chosen token and k best ones
     ignore_eos: bool = False
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0  # lower first; above 0: offline, fills what is idle
+    cache_salt: str = ""  # prefixes computed before are used again only under the same one
 
 
 class Logprob(msgspec.Struct, array_like=True):
@@ -48,6 +50,9 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int
     queue_s: float = 0.0  # from submission until the prefill began
     first_s: float = 0.0  # from submission until the first token
+    cached_tokens: int = 0  # of the prompt's, those that were computed for an earlier request
+    prefill_s: float = 0.0  # its share of the steps' seconds: over all requests they add up to
+    decode_s: float = 0.0  # the time the engine was busy
 
 
 class Event(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -65,3 +70,47 @@ class Event(msgspec.Struct, array_like=True, omit_defaults=True):
     stop: str | None = None  # the stop string that ended it; None after EOS or length
     usage: Usage | None = None
     error: dict[str, Any] | None = None
+
+
+class Slo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an endpoint promises: an answer that keeps both counts."""
+
+    ttft_s: Annotated[float, Meta(gt=0)]  # from arrival to the first token
+    tpot_s: Annotated[float, Meta(gt=0)]  # mean time from one token to the next
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What an engine may take on in a step."""
+
+    batch: int  # requests that run at once
+    prefill_tokens: int  # tokens of prompts
+    offline: int  # of the batch, requests of priority > 0
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a step was, and took."""
+
+    batch: int  # requests that got a token
+    prefill_tokens: int  # tokens of prompts computed
+    context: int  # cached positions read, over all requests
+    seconds: float
+    ended: int = 0  # requests that ended
+    first: list[tuple[str, float]] = []  # those that got their first token, and seconds since they were submitted
+
+
+class Queued(msgspec.Struct, frozen=True):
+    """A request that waits."""
+
+    id: str
+    priority: int
+    tokens: int  # of the prompt, those to compute
+    waited_s: float
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What is under way in an engine."""
+
+    running: int  # those of which prompt tokens are still to be computed included
+    offline: int  # of them, those of priority > 0
+    prefilling: int  # prompt tokens of running, not offline requests still to compute
+    waiting: list[Queued] = []  # without the offline ones, in the order of service

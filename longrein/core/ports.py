@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from longrein.core.blob import Blob
-from longrein.core.generation import Event, Request
+from longrein.core.generation import Event, Limits, Load, Request, Slo, Work
 from longrein.core.step import Context, Job
 from longrein.core.training import Prediction, Recipe
 
@@ -205,6 +205,19 @@ class Engine(Protocol):
     def stats(self) -> dict[str, Any]:
         """Counters and gauges: running, waiting, slots_used, slots_total, steps_total, tokens_in_total,
         tokens_out_total, step_s (moving average), batch_sizes ({upper bound: steps})."""
+        ...
+
+
+@runtime_checkable
+class Steered(Protocol):
+    """An engine whose steps are sized, and whose queue is judged, by longrein.ops.batching."""
+
+    slo: Slo | None  # what is promised; None: no request is refused for being late
+    limits: Limits  # of the next step, set from outside; at first the most it can take
+    work: Work | None  # what the last step was; None when there was nothing to do
+
+    def load(self) -> Load:
+        """What is under way and what waits, now."""
         ...
 
 

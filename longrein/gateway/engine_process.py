@@ -4,6 +4,7 @@ One thread reads frames from the socket FD; the main thread owns the engine and 
 the other end goes away, so does this process.
 """
 
+import math
 import os
 import queue
 import signal
@@ -20,9 +21,10 @@ import msgspec
 from longrein.core import plugins
 from longrein.core.errors import Error
 from longrein.core.generation import Event, Request
-from longrein.core.ports import Engine
+from longrein.core.ports import Engine, Steered
 from longrein.core.worker import as_error, die_with_parent
 from longrein.gateway.engine import FRAME, LENGTH, MAX_FRAME_BYTES, frame
+from longrein.ops.batching import Controller
 
 REQUEST = msgspec.msgpack.Decoder(Request)
 Inbox = queue.SimpleQueue[tuple[str, msgspec.Raw]]
@@ -70,6 +72,7 @@ class _Server:
 
     def __init__(self, sock: socket.socket, engine: Engine) -> None:
         self.sock, self.engine = sock, engine
+        self.steering = Steering(engine) if isinstance(engine, Steered) else None
         self.deadline: float | None = None  # set by stop
 
     def run(self, inbox: Inbox) -> None:
@@ -77,7 +80,7 @@ class _Server:
             self._take(inbox)
             if self.deadline is not None and not (self.engine.pending() and time.monotonic() < self.deadline):
                 return
-            if events := self.engine.step():
+            if events := self.steering.step() if self.steering else self.engine.step():
                 self.sock.sendall(frame("events", events))
 
     def _take(self, inbox: Inbox) -> None:
@@ -102,6 +105,30 @@ class _Server:
                 traceback.print_exc()
             id = msgspec.msgpack.decode(body)["id"]
             self.sock.sendall(frame("events", [Event(id, error=error.as_dict())]))
+
+
+class Steering:
+    """The controller (longrein.ops.batching) around the steps of an engine."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine  # of both ports, Engine and Steered
+        self.controller = Controller(engine.slo, engine.limits)
+
+    def step(self) -> list[Event]:
+        """One step within the controller's limits; those refused for being late are told with its events."""
+        decision = self.controller.decide(self.engine.load())
+        self.engine.limits = decision.limits
+        told = [self._refuse(id, late_s) for id, late_s in decision.refused]
+        events: list[Event] = self.engine.step()
+        if work := self.engine.work:
+            self.controller.learn(work)
+        return told + events
+
+    def _refuse(self, id: str, late_s: float) -> Event:
+        self.engine.cancel(id)
+        message = f"the first token would come {late_s:.1f} s later than this endpoint promises"
+        error = Error("overloaded", message, "try again later", retry_after_s=max(1, math.ceil(late_s)))
+        return Event(id, error=error.as_dict())
 
 
 def _decode(body: msgspec.Raw) -> Request:

@@ -265,12 +265,16 @@ def test_a_full_queue_is_refused_with_a_time(folder: Path) -> None:
     assert set(finish(engine)) == {"1", "2"}
 
 
-def test_prefill_is_cut_where_padding_would_be_large(folder: Path) -> None:
+def test_a_step_computes_no_more_of_prompts_than_its_limit(folder: Path) -> None:
+    """Those who run already get a token every step meanwhile."""
     engine = Torch(folder, {"max_batch": 8, "prefill_tokens": 100})
-    for i, size in enumerate([40, 2, 60, 90, 3]):
-        engine.submit(Request(id=str(i), prompt=[7] * size, max_tokens=50, ignore_eos=True))
-    first = [{event.id for event in engine.step() if event.token_ids} for _ in range(4)]
-    assert first == [{"0", "1"}, {"0", "1", "2"}, {"0", "1", "2", "3"}, {"0", "1", "2", "3", "4"}]
+    for i, size in enumerate([40, 2, 60, 200, 3]):
+        engine.submit(Request(id=str(i), prompt=[i + 7] * size, max_tokens=50, ignore_eos=True))
+    first = []
+    for _ in range(4):
+        first.append("".join(event.id for event in engine.step() if event.token_ids))
+        assert engine.work and engine.work.prefill_tokens <= 100
+    assert [sorted(ids) for ids in first] == [["0", "1"], ["0", "1", "2"], ["0", "1", "2"], sorted("01234")]
 
 
 def test_stats(folder: Path) -> None:

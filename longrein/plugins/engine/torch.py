@@ -1,13 +1,16 @@
 """The embedded engine: a continuous batcher in plain torch for Llama and Qwen3 folders, on a CPU or one GPU.
 
-The life of a request: submit (tokens, checks) → waiting → prefill into the next free slot → one token a step, beside
-all others → finished or cancelled → the last slot moves into its place.
+The life of a request: submit (tokens, checks) → waiting, by priority → a slot, the one of an earlier request that began
+alike if there is one → its prompt in pieces, then one token a step, beside all others → ended or cancelled → its slot
+is given away again, but not emptied.
 """
 
+import bisect
+import itertools
 import math
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,11 +20,13 @@ import torch
 from msgspec import Meta
 
 from longrein.core.errors import Error
-from longrein.core.generation import Event, Logprob, Request
+from longrein.core.generation import Event, Limits, Load, Logprob, Queued, Request, Slo, Work
+from longrein.core.worker import as_error
 from longrein.plugins.engine._torch import checkpoint
-from longrein.plugins.engine._torch.model import Model
+from longrein.plugins.engine._torch.model import Model, Span, cache_dtype
 from longrein.plugins.engine._torch.sampling import choice, choose
 from longrein.plugins.engine._torch.sequence import Sequence
+from longrein.plugins.engine._torch.slots import Slots
 from longrein.plugins.engine._torch.text import Stream, Text, too_long
 
 VERSION = 2
@@ -35,41 +40,48 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_batch: Count = 16  # slots: sequences that run at once
     max_queue: Count = 512  # requests that may wait for a slot
     context: Count | None = None  # tokens of prompt and answer; None: the model's own, at most 4,096
-    prefill_tokens: Count = 4096  # tokens, padding included, that one step may prefill
+    prefill_tokens: Count = 512  # tokens of prompts that one step may compute; longer prompts take several steps
+    kept: Annotated[int, Meta(ge=0)] | None = None  # ended requests kept for prompts that begin alike; None: max_batch
+    slo: Slo | None = None  # ttft_s and tpot_s: steps are sized for them, and what would be late is refused
     device: str = "auto"  # "cpu", "cuda", "cuda:1", …
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # float32 on a CPU, bfloat16 elsewhere
     threads: Count | None = None  # None: torch's own choice
 
 
 class Torch:
-    """See longrein.core.ports.Engine. running[i] is the sequence in slot i."""
+    """See longrein.core.ports.Engine and Steered."""
 
     @torch.inference_mode()
     def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
-        self.config = _config(options)
-        if self.config.threads:
-            torch.set_num_threads(self.config.threads)
+        config = self.config = _config(options)
+        if config.threads:
+            torch.set_num_threads(config.threads)
         architecture, tensors = checkpoint.read(model)
         self.text = Text(model)
         self.eos = checkpoint.eos_ids(model, architecture)
-        self.context = _context(self.config, architecture.max_position_embeddings)
-        device, dtype = _device(self.config)
-        _check_memory(architecture, self.config.max_batch, self.context, dtype, device)
-        slots = self.config.max_batch
+        self.context = _context(config, architecture.max_position_embeddings)
+        device, dtype = _device(config)
+        slots = _slots(architecture, config, self.context, dtype, device)
         self.model = Model(architecture, tensors, slots=slots, context=self.context, dtype=dtype, device=device)
-        self.waiting: deque[Sequence] = deque()
+        self.slots = Slots(slots)
+        self.slo = config.slo
+        self.limits = Limits(config.max_batch, config.prefill_tokens, config.max_batch)
+        self.work: Work | None = None
+        self.waiting: list[Sequence] = []  # by rank
         self.running: list[Sequence] = []
+        self.numbers = itertools.count()
         self.counts: Counter[str] = Counter()
         self.batch_sizes: Counter[int] = Counter()
-        self.step_s = 0.0
-        self.model.prefill([[0]], 0)  # warm-up: libraries initialise on first use
-        self.model.decode([0], [0])
+        self.busy_s = self.step_s = 0.0
+        for tokens in ([0], [0, 0]):  # warm-up: libraries initialise on first use
+            self.model.forward([Span(0, 0, tokens, True)])
         self.info = {
             "architecture": architecture.architectures[0],
             "parameters": self.model.parameters,
             "vocabulary": architecture.vocab_size,
             "context": self.context,
-            "max_batch": slots,
+            "max_batch": config.max_batch,
+            "slots": slots,
             "dtype": str(dtype).removeprefix("torch."),
             "device": str(device),
             "chat": self.text.template is not None,
@@ -77,50 +89,73 @@ class Torch:
 
     def submit(self, request: Request) -> None:
         now = time.monotonic()
-        if len(self.waiting) >= self.config.max_queue:
-            message = f"{len(self.waiting)} requests are waiting already"
+        waiting = sum(s.offline == (request.priority > 0) for s in self.waiting)  # each lane has a queue of its own
+        if waiting >= self.config.max_queue:
+            message = f"{waiting} requests are waiting already"
             raise Error("overloaded", message, "try again later", retry_after_s=self._retry_after_s())
         prompt = self._prompt(request)
         limit = min(request.max_tokens or self.context, self.context - len(prompt))
         vocabulary = self.model.architecture.vocab_size
         chosen = choice(request, prompt, sorted(self.eos), vocabulary, self.model.device)
         stream = Stream(self.text.tokenizer, request.stop)
-        self.waiting.append(Sequence(request, prompt, limit, chosen, stream, now))
+        self._wait(Sequence(request, prompt, limit, chosen, stream, now, next(self.numbers)))
         self.counts["tokens_in_total"] += len(prompt)
 
-    @torch.inference_mode()
     def cancel(self, id: str) -> None:
-        for sequence in [s for s in self.waiting if s.request.id == id]:
-            self.waiting.remove(sequence)
+        self.waiting = [s for s in self.waiting if s.request.id != id]
         for sequence in [s for s in self.running if s.request.id == id]:
             self._free(sequence)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         began = time.monotonic()
-        events = self._prefill(self._admit(), began)
-        if self.running:
-            sequences = list(self.running)
-            logits = self.model.decode([s.ids[-1] for s in sequences], [s.length for s in sequences])
-            events += self._accept(sequences, logits)
-            self.batch_sizes[1 << (len(sequences) - 1).bit_length()] += 1
-        if events:
-            took = time.monotonic() - began
-            self.step_s += (took - self.step_s) * (SMOOTHING if self.step_s else 1.0)
-            self.counts["steps_total"] += 1
+        self._admit(began)
+        plan = self._plan()
+        if not plan:
+            return []
+        sequences, spans = [s for s, _ in plan], [span for _, span in plan]
+        logits = self.model.forward(spans)
+        for sequence, span in plan:
+            self.slots.extend(span.slot, span.tokens)
+            sequence.done += len(span.tokens)
+        ending = [s for s, span in plan if span.ends]
+        first = [s for s in ending if not s.ids]
+        prefilling = [span for s, span in plan if not s.ids]
+        tokens = choose(logits, [s.choice for s in ending])
+        self._share(sequences, spans, time.monotonic() - began)
+        events = self._accept(ending, tokens, logits)
+        self._note(spans, prefilling, ending, events, first, time.monotonic() - began)
         return events
 
     def pending(self) -> int:
         return len(self.waiting) + len(self.running)
 
+    def load(self) -> Load:
+        now = time.monotonic()
+        offline = sum(s.offline for s in self.running)
+        prefilling = sum(s.todo for s in self.running if s.todo > 1 and not s.offline)
+        waiting = [
+            Queued(s.request.id, s.request.priority, s.todo, now - s.submitted) for s in self.waiting if not s.offline
+        ]
+        return Load(len(self.running), offline, prefilling, waiting)
+
     def stats(self) -> dict[str, Any]:
-        totals = {name: self.counts[name] for name in ("steps_total", "tokens_in_total", "tokens_out_total")}
-        return totals | {
+        names = ("steps_total", "tokens_in_total", "tokens_out_total", "cached_tokens_total", "preemptions_total")
+        waiting = Counter(str(s.request.priority) for s in self.waiting)
+        return {name: self.counts[name] for name in names} | {
             "running": len(self.running),
             "waiting": len(self.waiting),
+            "waiting_by_priority": dict(waiting),
             "slots_used": len(self.running),
             "slots_total": self.config.max_batch,
+            "kv_tokens": sum(s.done for s in self.running),
+            "kv_tokens_kept": sum(map(self.slots.length, self.slots.free)),
+            "kv_tokens_room": self.model.slots * self.context,
+            "busy_s_total": self.busy_s,
             "step_s": self.step_s,
+            "limit_batch": self.limits.batch,
+            "limit_prefill_tokens": self.limits.prefill_tokens,
+            "limit_offline": self.limits.offline,
             "batch_sizes": {str(size): count for size, count in sorted(self.batch_sizes.items())},
         }
 
@@ -136,45 +171,90 @@ class Torch:
             raise too_long(self.context, f"{len(prompt)} tokens", param)
         return prompt
 
-    def _admit(self) -> list[Sequence]:
-        """The next waiting sequences: as many as there are slots, and as the padded prefill may be large."""
-        admitted: list[Sequence] = []
-        longest = 0
-        while self.waiting and len(self.running) + len(admitted) < self.config.max_batch:
-            longest = max(longest, len(self.waiting[0].prompt))
-            if admitted and longest * (len(admitted) + 1) > self.config.prefill_tokens:
-                break
-            admitted.append(self.waiting.popleft())
-        return admitted
+    def _wait(self, sequence: Sequence) -> None:
+        bisect.insort(self.waiting, sequence, key=lambda s: s.rank)
 
-    def _prefill(self, admitted: list[Sequence], now: float) -> list[Event]:
-        if not admitted:
-            return []
-        for sequence in admitted:
-            sequence.queue_s = now - sequence.submitted
-        logits = self.model.prefill([s.prompt for s in admitted], len(self.running))
-        self.running += admitted
-        return self._accept(admitted, logits)
+    def _admit(self, now: float) -> None:
+        """Give slots to the first in the queue, as far as the limits go."""
+        offline = [s for s in self.running if s.offline]
+        for sequence in sorted(offline, key=lambda s: s.rank)[self.limits.offline :]:
+            self._preempt(sequence)
+        while self.waiting and self._room(self.waiting[0]):
+            sequence = self.waiting.pop(0)
+            slot, shared, source = self.slots.take(sequence.prompt + sequence.ids, sequence.request.cache_salt)
+            if source != slot:
+                self.model.copy(source, slot, shared)
+            sequence.slot, sequence.done = slot, shared
+            if sequence.queue_s is None:
+                sequence.queue_s, sequence.cached = now - sequence.submitted, shared
+                self.counts["cached_tokens_total"] += shared
+            self.running.append(sequence)
 
-    def _accept(self, sequences: list[Sequence], logits: torch.Tensor) -> list[Event]:
-        """Choose each sequence's next token, tell it, and free the slots of those that ended."""
-        tokens = choose(logits, [s.choice for s in sequences])
+    def _room(self, sequence: Sequence) -> bool:
+        """Whether it may run now. An online request takes the place of the last offline one."""
+        before = sum(s.todo for s in self.running if s.todo > 1 and s.rank < sequence.rank)
+        if before >= self.limits.prefill_tokens:
+            return False  # better judged again later than started and stuck
+        offline = [s for s in self.running if s.offline]
+        if sequence.offline and len(offline) >= self.limits.offline:
+            return False
+        if len(self.running) >= self.limits.batch and offline and not sequence.offline:
+            self._preempt(max(offline, key=lambda s: s.rank))
+        return len(self.running) < self.limits.batch
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back to the queue. What its slot holds is used again if nobody needed the slot meanwhile."""
+        self._free(sequence)
+        self._wait(sequence)
+        self.counts["preemptions_total"] += 1
+
+    def _plan(self) -> list[tuple[Sequence, Span]]:
+        """The next step: a token of every sequence that has none to compute but its last, and pieces of prompts as
+        far as the limit goes, in the order of service. Single tokens first."""
+        left, plan = self.limits.prefill_tokens, []
+        for sequence in sorted(self.running, key=lambda s: s.rank):
+            todo = sequence.todo
+            size = min(todo, left) if todo > 1 else 1
+            if size:
+                left -= size if todo > 1 else 0
+                tokens = sequence.next(size)
+                plan.append((sequence, Span(sequence.slot, sequence.done, tokens, size == todo)))
+        return sorted(plan, key=lambda pair: len(pair[1].tokens) > 1)
+
+    def _accept(self, sequences: list[Sequence], tokens: list[int], logits: torch.Tensor) -> list[Event]:
+        """Take each sequence's next token, tell it, and free the slots of those that ended."""
         now = time.monotonic()
         self.counts["tokens_out_total"] += len(tokens)
-        events, ended = [], []
-        for sequence, token, row in zip(sequences, tokens, logits, strict=True):
+        sound = logits.sum(-1).isfinite().tolist()
+        events = []
+        for sequence, token, row, ok in zip(sequences, tokens, logits, sound, strict=True):
             if not sequence.ids:
                 sequence.first_s = now - sequence.submitted
+            event = self._advance(sequence, token, row) if ok else _broken(sequence)
+            if event.error is not None or event.finish_reason:
+                self._free(sequence, keep=ok)
+            events.append(event)
+        return events
+
+    def _advance(self, sequence: Sequence, token: int, logits: torch.Tensor) -> Event:
+        try:
             event = sequence.advance(token, self.eos)
             if sequence.request.logprobs is not None:
-                event.logprobs = [self._logprob(row, token, sequence.request.logprobs)]
-            if event.finish_reason:
-                ended.append(sequence)
-            events.append(event)
-        for sequence in ended:
-            self._free(sequence)
-        self.counts["requests_total"] += len(ended)
-        return events
+                event.logprobs = [self._logprob(logits, token, sequence.request.logprobs)]
+        except Exception as error:  # noqa: BLE001 - whatever one request's text does, the others go on
+            return Event(sequence.request.id, error=as_error(error).as_dict())
+        return event
+
+    def _share(self, sequences: list[Sequence], spans: list[Span], seconds: float) -> None:
+        """A step's seconds among those it worked for, by their floating-point operations."""
+        flops = [self.model.flops(span) for span in spans]
+        second = seconds / sum(flops)
+        for sequence, own in zip(sequences, flops, strict=True):
+            if sequence.ids:
+                sequence.decode_s += own * second
+            else:
+                sequence.prefill_s += own * second
+        self.busy_s += seconds
 
     def _logprob(self, logits: torch.Tensor, token: int, count: int) -> Logprob:
         logprobs = logits.log_softmax(-1)
@@ -182,12 +262,35 @@ class Torch:
         top = [(self.text.token(i), p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
         return Logprob(self.text.token(token), float(logprobs[token]), top)
 
-    def _free(self, sequence: Sequence) -> None:
-        """Take it out; the last slot moves into the gap."""
-        slot, last = self.running.index(sequence), self.running.pop()
-        if last is not sequence:
-            self.running[slot] = last
-            self.model.move(len(self.running), slot, last.length)
+    def _free(self, sequence: Sequence, keep: bool = True) -> None:
+        if not keep:  # keys and values that are no numbers would spoil those who come after
+            self.model.clear(sequence.slot)
+        self.slots.release(sequence.slot, keep)
+        self.running.remove(sequence)
+        sequence.slot, sequence.done = -1, 0
+
+    def _note(
+        self,
+        spans: list[Span],
+        prefilling: list[Span],
+        ending: list[Sequence],
+        events: list[Event],
+        first: list[Sequence],
+        seconds: float,
+    ) -> None:
+        """What the step was, for the controller and the statistics."""
+        self.work = Work(
+            batch=len(ending),
+            prefill_tokens=sum(len(span.tokens) for span in prefilling),
+            context=sum(span.start + len(span.tokens) for span in spans),
+            seconds=seconds,
+            ended=sum(e.finish_reason is not None for e in events),
+            first=[(s.request.id, s.first_s) for s in first],
+        )
+        self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
+        self.counts["steps_total"] += 1
+        self.counts["requests_total"] += self.work.ended
+        self.batch_sizes[1 << max(len(ending) - 1, 0).bit_length()] += 1
 
     def _retry_after_s(self) -> int:
         """When the queue should be gone, from the mean tokens of a request and the step time; at least a second."""
@@ -220,18 +323,27 @@ def _device(config: Config) -> tuple[torch.device, torch.dtype]:
     return torch.device(name), dtype or (torch.float32 if name == "cpu" else torch.bfloat16)
 
 
-def _check_memory(
-    a: checkpoint.Architecture, slots: int, context: int, dtype: torch.dtype, device: torch.device
-) -> None:
+def _slots(a: checkpoint.Architecture, config: Config, context: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Slots of the cache, as far as they have room in memory."""
+    kept = config.max_batch if config.kept is None else config.kept
     if device.type != "cpu":
-        return
-    needed = 2 * a.num_hidden_layers * slots * a.kv_heads * context * a.head_size * dtype.itemsize
+        return config.max_batch + kept
+    itemsize = cache_dtype(dtype, device).itemsize
+    slot = 2 * a.num_hidden_layers * a.kv_heads * context * a.head_size * itemsize
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > total * MEMORY_SHARE:
-        message = (
-            f"{slots} slots of {context} tokens need {needed / 2**30:.1f} GiB of this machine's {total / 2**30:.1f}"
-        )
-        raise Error("invalid", message, "lower max_batch or context in the engine's options")
+    room = int(total * MEMORY_SHARE) // slot
+    needed = config.max_batch + (config.kept or 0)
+    if needed > room:
+        message = f"{needed} slots of {context} tokens need {needed * slot / 2**30:.1f} GiB of this machine's"
+        hint = "lower max_batch, kept or context in the engine's options"
+        raise Error("invalid", f"{message} {total / 2**30:.1f}", hint)
+    return min(config.max_batch + kept, room)
+
+
+def _broken(sequence: Sequence) -> Event:
+    message = "the model's output for this request is not a number"
+    hint = "try dtype: float32, or look whether the model's training diverged"
+    return Event(sequence.request.id, error=Error("failed", message, hint).as_dict())
 
 
 plugin = Torch

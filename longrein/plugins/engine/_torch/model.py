@@ -1,17 +1,19 @@
 """The forward pass of Llama and Qwen3 in plain torch, over a KV cache of fixed slots.
 
-Running sequences sit in slots 0 … n-1 with no gap, so every step reads views of the cache and gathers nothing.
+A step is one pass over spans: a sequence that is being answered brings one token, one that is being read a piece of its
+prompt. All products with weights are over all of them at once; only attention looks at each span by itself.
 """
 
 import math
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from longrein.core.errors import Error
+from longrein.plugins.engine._torch import attention
 from longrein.plugins.engine._torch.checkpoint import LLAMA3, Architecture
 from longrein.plugins.engine._torch.linear import Linear, linear
 
@@ -30,8 +32,43 @@ class Layer(NamedTuple):
     down: Linear
 
 
+class Span(NamedTuple):
+    """The next tokens of one sequence."""
+
+    slot: int
+    start: int  # positions that the slot holds already
+    tokens: list[int]
+    ends: bool  # the logits after its last token are wanted
+
+
+class _Chunk(NamedTuple):
+    """Attention of a span of several tokens, over what its slot holds and over itself."""
+
+    slot: int
+    size: int
+    end: int
+    mask: Tensor | None  # [size, end]; None: it begins the sequence
+    grouped: bool
+
+    @classmethod
+    def of(cls, span: Span, model: "Model") -> "_Chunk":
+        size, end, mask = len(span.tokens), span.start + len(span.tokens), None
+        if span.start:
+            mask = torch.full((size, end), -torch.inf, dtype=model.keys[0].dtype, device=model.device)
+            mask = mask.triu_(span.start + 1)
+        return cls(span.slot, size, end, mask, model.heads != model.kv_heads)
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """q: [size, heads, head]; the output: [size, heads * head]."""
+        k, v = (t[self.slot, None, :, : self.end] for t in (keys, values))
+        q = q.transpose(0, 1)[None]
+        causal = self.mask is None
+        out = F.scaled_dot_product_attention(q, k, v, self.mask, is_causal=causal, enable_gqa=self.grouped)
+        return out[0].transpose(0, 1).flatten(1)
+
+
 class Model:
-    """Weights, cache and the two passes over them.
+    """Weights, cache and the pass over them.
 
     keys, values: one tensor a layer, [slots, kv_heads, context, head].
     """
@@ -59,57 +96,56 @@ class Model:
         self.parameters = weights.count
         self.cos, self.sin = _rope(a, context, dtype, device)
         shape = (slots, self.kv_heads, context, self.head)
-        self.keys = [_zeros(shape, dtype, device) for _ in self.layers]
-        self.values = [_zeros(shape, dtype, device) for _ in self.layers]
+        kept = cache_dtype(dtype, device)
+        self.keys = [_zeros(shape, kept, device) for _ in self.layers]
+        self.values = [_zeros(shape, kept, device) for _ in self.layers]
         self._heads = torch.arange(self.kv_heads, device=device)
 
-    def prefill(self, prompts: list[list[int]], first: int) -> Tensor:
-        """Fill slots first … first + len(prompts) - 1; logits after each prompt's last token, [prompts, vocab].
-
-        Prompts are padded on the right: under the causal mask no true token sees the padding, and what it leaves in
-        the cache lies beyond the sequence's length until a true token overwrites it.
-        """
-        rows, longest = len(prompts), max(map(len, prompts))
-        padded = torch.tensor([p + [0] * (longest - len(p)) for p in prompts], device=self.device)
-        last = torch.tensor([i * longest + len(p) - 1 for i, p in enumerate(prompts)], device=self.device)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            q, k, v = (t.view(rows, longest, -1, self.head).transpose(1, 2) for t in (q, k, v))
-            keys[first : first + rows, :, :longest] = k
-            values[first : first + rows, :, :longest] = v
-            grouped = self.heads != self.kv_heads
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-            return out.transpose(1, 2).flatten(2).flatten(0, 1)
-
-        cos, sin = (t[:longest].repeat(rows, 1, 1) for t in (self.cos, self.sin))
-        return self._logits(self._layers(padded.flatten(), cos, sin, attend)[last])
-
-    def decode(self, tokens: list[int], lengths: list[int]) -> Tensor:
-        """One token for each of the slots 0 … n-1, written at its length; logits [n, vocab]."""
-        rows, longest = len(tokens), max(lengths) + 1
-        positions = torch.tensor(lengths, device=self.device)
-        slots = torch.arange(rows, device=self.device)
+    def forward(self, spans: Sequence[Span]) -> Tensor:
+        """One pass over new tokens of many sequences, which are also put into the cache: the logits after the last
+        token of each span that `ends`, [such spans, vocab]. Spans of a single token come first."""
+        singles = sum(len(span.tokens) == 1 for span in spans)
+        chunks = [_Chunk.of(span, self) for span in spans[singles:]]
+        sizes = torch.tensor([len(span.tokens) for span in spans])
+        ids = torch.tensor([token for span in spans for token in span.tokens], device=self.device)
+        positions = torch.tensor([p for s in spans for p in range(s.start, s.start + len(s.tokens))])
+        slots = torch.tensor([span.slot for span in spans]).repeat_interleave(sizes)
+        positions, slots = positions.to(self.device), slots.to(self.device)
         where = ((slots[:, None] * self.kv_heads + self._heads) * self.context + positions[:, None]).flatten()
-        mask = None
-        if min(lengths) + 1 != longest:
-            beyond = torch.arange(longest, device=self.device) > positions[:, None]
-            mask = torch.zeros(beyond.shape, dtype=self.embedding.dtype, device=self.device)
-            mask = mask.masked_fill_(beyond, -torch.inf)[:, None, None]
+        own, lengths = slots[:singles], positions[:singles] + 1
 
         def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            q, k, v = (t.to(keys.dtype) for t in (q, k, v))
             keys.view(-1, self.head).index_copy_(0, where, k.reshape(-1, self.head))
             values.view(-1, self.head).index_copy_(0, where, v.reshape(-1, self.head))
-            q = q.reshape(rows, self.kv_heads, -1, self.head)  # the heads of a group are rows of one query
-            k, v = keys[:rows, :, :longest], values[:rows, :, :longest]
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(rows, -1)
+            parts = []
+            if singles:  # the heads of a group are rows of one query
+                one = q[:singles].reshape(singles, self.kv_heads, -1, self.head).contiguous()
+                parts = [attention.attend(one, keys, values, own, lengths).view(singles, -1)]
+            at = singles
+            for chunk in chunks:
+                parts.append(chunk.attend(q[at : at + chunk.size], keys, values))
+                at += chunk.size
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-        ids = torch.tensor(tokens, device=self.device)
-        return self._logits(self._layers(ids, self.cos[positions], self.sin[positions], attend))
+        x = self._layers(ids, self.cos[positions], self.sin[positions], attend)
+        ends = sizes.cumsum(0)[[i for i, span in enumerate(spans) if span.ends]] - 1
+        return self._logits(x[ends.to(self.device)])
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot over another."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first `length` positions of one slot into another."""
         for cache in (*self.keys, *self.values):
             cache[target, :, :length] = cache[source, :, :length]
+
+    def clear(self, slot: int) -> None:
+        for cache in (*self.keys, *self.values):
+            cache[slot].zero_()
+
+    def flops(self, span: Span) -> float:
+        """Floating-point operations for a span, about: the products with the weights, and attention."""
+        a, tokens = self.architecture, len(span.tokens)
+        pairs = tokens * (span.start + (tokens + 1) / 2)
+        return 2 * self.parameters * tokens + 4 * a.num_hidden_layers * self.heads * self.head * pairs
 
     def _layers(self, ids: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """The hidden states after the last layer, [rows, hidden], of ids [rows] with cos, sin [rows, 1, head]."""
@@ -123,7 +159,7 @@ class Model:
             if layer.qk_norm is not None:
                 qk = _norm(qk, layer.qk_norm, a.rms_norm_eps)
             qk = torch.addcmul(qk * cos, qk.roll(half, -1), sin)
-            out = attend(qk[:, :queries], qk[:, queries:], qkv[:, rotated:], keys, values)
+            out = attend(qk[:, :queries], qk[:, queries:], qkv[:, rotated:], keys, values).to(x.dtype)
             x = layer.out.plus(out, x)
             normed = _norm(x, layer.mlp_norm, a.rms_norm_eps)
             x = layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
@@ -172,6 +208,11 @@ def _layer(a: Architecture, weights: _Weights, at: str) -> Layer:
         up=weights.linear([mlp + "up_proj"], [inner], hidden, a.mlp_bias),
         down=weights.linear([mlp + "down_proj"], [hidden], inner, a.mlp_bias),
     )
+
+
+def cache_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """On a CPU attention is bound by its arithmetic, which is float32's."""
+    return torch.float32 if device.type == "cpu" else dtype
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -15,14 +15,35 @@ class Sequence:
     choice: Choice
     stream: Stream
     submitted: float  # time.monotonic()
+    number: int  # in the order of arrival
     ids: list[int] = field(default_factory=list)
-    queue_s: float = 0.0
+    slot: int = -1  # of the cache, while it runs
+    done: int = 0  # tokens whose keys and values are in the slot
+    queue_s: float | None = None
     first_s: float = 0.0
+    cached: int = 0  # tokens of the prompt that were there already when it first ran
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
 
     @property
-    def length(self) -> int:
-        """Positions in the cache; the newest token is not there yet."""
-        return len(self.prompt) + len(self.ids) - 1
+    def rank(self) -> tuple[int, int]:
+        """Its place in the order of service."""
+        return self.request.priority, self.number
+
+    @property
+    def offline(self) -> bool:
+        return self.request.priority > 0
+
+    @property
+    def todo(self) -> int:
+        """Tokens to compute before the next one can be chosen."""
+        return len(self.prompt) + len(self.ids) - self.done
+
+    def next(self, count: int) -> list[int]:
+        """The first `count` of them."""
+        if self.todo == 1 and self.ids:
+            return self.ids[-1:]
+        return (self.prompt + self.ids)[self.done : self.done + count]
 
     def advance(self, token: int, eos: set[int]) -> Event:
         """Take the chosen token: what it adds to the text, and whether it ends it."""
@@ -37,7 +58,18 @@ class Sequence:
             elif len(self.ids) >= self.limit:
                 event.finish_reason = "length"
         if event.finish_reason:
-            event.usage = Usage(len(self.prompt), len(self.ids), self.queue_s, self.first_s)
+            event.usage = self.usage()
             if event.stop is None:
                 event.text += self.stream.finish()
         return event
+
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=len(self.prompt),
+            completion_tokens=len(self.ids),
+            queue_s=self.queue_s or 0.0,
+            first_s=self.first_s,
+            cached_tokens=self.cached,
+            prefill_s=self.prefill_s,
+            decode_s=self.decode_s,
+        )

@@ -2,18 +2,22 @@
 
     python benchmarks/judge.py [--runs 400] [--scenario NAME …] [--who NAME …]
 
-One hour of traffic, 60 requests a minute in each arm, one answer in five judged as good or bad. Three metrics are watched
-together: latency (log-normal, sigma .5), errors (1 %), quality (85 % good). All scenarios but the first have noise: what the
-arms share wanders from block to block (of 20 s; latency 15 %, error rate by a factor of e^.5, quality .1 in logits), and each
-arm has noise of its own in each block (latency 5 %, error rate 20 %, quality .1). Everybody sees the same traffic.
+One hour of traffic, 60 requests a minute in each arm, one answer in five judged as good or bad. Three metrics are
+watched together: latency (log-normal, sigma .5), errors (1 %), quality (85 % good). All scenarios but the first have
+noise: what the arms share wanders from block to block (of 20 s; latency 15 %, error rate by a factor of e^.5, quality
+.1 in logits), and each arm has noise of its own in each block (latency 5 %, error rate 20 %, quality .1). Everybody
+sees the same traffic.
 
 Peers, written anew after their sources and papers; each rolls back at its first alarm in the bad direction:
-- kayenta: its NetflixACAJudge every 10 minutes on all points so far, one a minute: outliers beyond 3 interquartile ranges out,
-  98 % confidence interval of the Hodges-Lehmann shift beyond 25 % of the estimate; one bad metric of three scores 67, below 75.
-- loose, tight: the last 10 minutes every 10 minutes. errors +5 (+2) points, mean latency x 1.5 (x 1.2), quality -15 (-8) points.
-- msprt: Johari, Pekelis, Walsh, "Always valid inference" (2015), each minute on each metric at .05; tau is a tenth of sigma.
-  msprt/3: the same at .05/3, as three metrics are watched.
-- t-test: Welch's, one-sided, each minute on each metric at .05. bayes: P(worse) > .95, each minute on each metric, flat priors.
+- kayenta: its NetflixACAJudge every 10 minutes on all points so far, one a minute: outliers beyond 3 interquartile
+  ranges out, 98 % confidence interval of the Hodges-Lehmann shift beyond 25 % of the estimate; one bad metric of
+  three scores 67, below 75.
+- loose, tight: the last 10 minutes every 10 minutes. errors +5 (+2) points, mean latency x 1.5 (x 1.2), quality -15
+  (-8) points.
+- msprt: Johari, Pekelis, Walsh, "Always valid inference" (2015), each minute on each metric at .05; tau is a tenth of
+  sigma. msprt/3: the same at .05/3, as three metrics are watched.
+- t-test: Welch's, one-sided, each minute on each metric at .05. bayes: P(worse) > .95, each minute on each metric,
+  flat priors.
 """
 
 import argparse
@@ -26,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from longrein.models.experiment.judge import Counts, Judge, Judgement, bucket
+from longrein.core.evidence import Counts
+from longrein.models.experiment.judge import Judge, Judgement, bucket
 
 BLOCKS, EACH, JUDGED, MINUTE = 180, 20, 4, 3
 NORMAL = statistics.NormalDist()

@@ -55,7 +55,7 @@ class Ranks:
         n, m = sum(first.values()), sum(second.values())
         values = sorted(first)
         below = [0, *accumulate(first[v] for v in values)]
-        wins = sum(times * (below[bisect_left(values, v)] + first.get(v, 0) / 2) for v, times in second.items())
+        wins = sum([times * (below[bisect_left(values, v)] + first.get(v, 0) / 2) for v, times in second.items()])
         self.effect = sign * (wins / (n * m) - 0.5)
         self.information = 1 / ((n + m + 1) / (12 * n * m) + noise * noise)
 

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -120,15 +121,7 @@ def reader_of(file: File) -> Reader:
 
 
 def _by_suffix(name: str) -> Reader:
-    known = dict[str, Reader]()
-    for candidate in plugins.names("reader"):
-        try:
-            reader = plugins.load("reader", candidate)
-        except Error as error:
-            if error.code != "missing_package":
-                raise
-            continue
-        known |= dict.fromkeys(reader.suffixes, reader)
+    known = _suffixes(tuple(plugins.names("reader")))
     fitting = [suffix for suffix in known if name.lower().endswith(suffix)]
     if not fitting:
         raise Error(
@@ -136,7 +129,21 @@ def _by_suffix(name: str) -> Reader:
             f"no reader knows files like {name!r}",
             f"known: {', '.join(sorted(known))}; or name one: {{path: {name}, reader: text}}",
         )
-    return known[max(fitting, key=len)]
+    reader: Reader = plugins.load("reader", known[max(fitting, key=len)])
+    return reader
+
+
+@lru_cache(4)
+def _suffixes(readers: tuple[str, ...]) -> dict[str, str]:
+    """The reader of each suffix, of those whose packages are there."""
+    known = dict[str, str]()
+    for candidate in readers:
+        try:
+            known |= dict.fromkeys(plugins.load("reader", candidate).suffixes, candidate)
+        except Error as error:
+            if error.code != "missing_package":
+                raise
+    return known
 
 
 def _match(pattern: str, project: Path) -> list[tuple[Path, str]]:
@@ -169,8 +176,9 @@ def _plain(pattern: str, project: Path) -> str:
 
 
 def _name(path: Path, project: Path) -> str:
-    """Relative names make the same dataset digest on every machine."""
-    return path.relative_to(project).as_posix() if path.is_relative_to(project) else path.as_posix()
+    """Relative names make the same dataset digest on every machine. Bytes that are no UTF-8 are written as \\xff."""
+    name = path.relative_to(project).as_posix() if path.is_relative_to(project) else path.as_posix()
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _nothing_hint(paths: list[Path], pattern: str, project: Path) -> str:

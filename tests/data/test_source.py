@@ -111,3 +111,19 @@ def test_readers_by_suffix_and_by_name(root):
     assert source.reader_of(named).suffixes[0] == ".txt"
     with pytest.raises(Error, match="no reader knows files"):
         source.reader_of(source.find(["notes.xyz"], root)[0])
+
+
+def test_links_in_a_circle_end(root):
+    (root / "data" / "deep" / "up").symlink_to(root / "data")
+    assert names(root, "data/**/*.jsonl") == ["data/a.jsonl", "data/b.jsonl", "data/deep/c.jsonl"]
+
+
+def test_chinese_folders_and_names_that_are_no_utf_8(root):
+    (root / "数据").mkdir()
+    (root / "数据" / "客户 [1].jsonl").write_text('{"text": "好"}\n', "utf-8")
+    (root / os.fsdecode("名字".encode("gbk") + b".jsonl")).write_text('{"text": "也好"}\n', "utf-8")
+    found = source.find(["数据/*.jsonl", "*.jsonl"], root)
+    assert [f.name for f in found] == ["数据/客户 [1].jsonl", "x.jsonl", "\\xc3\\xfb\\xd7\\xd6.jsonl"]
+    assert [r.row["text"] for f in found for r in source.records(f)] == ["好", "a", "也好"]
+    assert set(source.digests(found, root / "cache.json")) == {f.name for f in found}
+    assert names(root, "数据/客户 [[]1].jsonl") == ["数据/客户 [1].jsonl"]

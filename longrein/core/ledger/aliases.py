@@ -8,7 +8,7 @@ from longrein.core.errors import Error
 from longrein.core.ledger.assets import Asset, Assets
 from longrein.core.ledger.database import Database, now_ms
 from longrein.core.ledger.events import Events
-from longrein.core.ledger.schema import aliases, gated, verdicts
+from longrein.core.ledger.schema import aliases, events, gated, verdicts
 from longrein.core.ref import Ref, check_name
 
 APPROVAL = "approval"  # a gate whose judge is a person
@@ -196,7 +196,11 @@ class Aliases:
             return dict(connection.scalar(sa.select(gated.c.gates).where(*where)) or {})
 
     def _check_held(self, subject: str, to: Asset) -> None:
-        for event in self.events.recent(subject, limit=1000):
-            if event.kind.startswith("alias.") and event.data.get("digest") == to.digest:
+        told = (
+            events.c.kind.in_(("alias.moved", "alias.rolled_back")),
+            events.c.data.contains(f'"digest":"{to.digest}"', autoescape=True),
+        )
+        with self.db.read() as connection:
+            if connection.execute(sa.select(events.c.seq).where(events.c.subject == subject, *told).limit(1)).first():
                 return
         raise Error("blocked", f"{to.ref} never was {subject}", "promote it instead: its gates decide")

@@ -105,8 +105,7 @@ def lingua(which: str) -> Decide:
 
     builder = LanguageDetectorBuilder.from_all_languages()
     made = (builder.with_low_accuracy_mode() if which == "low" else builder).build()
-    found = (lambda t: made.detect_language_of(t))  # fmt: skip
-    return lambda texts: [f.iso_code_639_1.name.lower() if (f := found(t)) else "" for t in texts]
+    return lambda texts: [f.iso_code_639_1.name.lower() if (f := made.detect_language_of(t)) else "" for t in texts]
 
 
 PEERS: dict[str, Callable[[str], Decide]] = {

@@ -1,6 +1,6 @@
 """Judgement of a canary against Kayenta's judge, threshold rules, mSPRT, a peeking t-test and a Bayesian rule.
 
-    python benchmarks/judge.py [--runs 400] [--scenario NAME …] [--who NAME …]
+    python benchmarks/judge.py [--runs 400] [--seed 0] [--scenario NAME …] [--who NAME …]
 
 One hour of traffic, 60 requests a minute in each arm, one answer in five judged as good or bad. Three metrics are
 watched together: latency (log-normal, sigma .5), errors (1 %), quality (85 % good). All scenarios but the first have
@@ -264,13 +264,14 @@ def row(name: str, who: str, verdicts: list[Verdict], cpu_ms: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--scenario", nargs="*", default=list(SCENARIOS), choices=SCENARIOS)
     parser.add_argument("--who", nargs="*", default=list(WHO), choices=WHO)
     asked = parser.parse_args()
     print("| scenario | who | rolled back, % | canary requests until then, median | canary requests served, mean "
           "| promoted early, % | canary requests until then, median | CPU a block, ms |\n|" + "---|" * 8)  # fmt: skip
     for name in asked.scenario:
-        drawn = [traffic(SCENARIOS[name], seed) for seed in range(asked.runs)]
+        drawn = [traffic(SCENARIOS[name], seed) for seed in range(asked.seed, asked.seed + asked.runs)]
         for who in asked.who:
             began = time.process_time()
             verdicts = [WHO[who](*pair) for pair in drawn]

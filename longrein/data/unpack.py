@@ -26,6 +26,7 @@ FREE_BYTES = 256 << 20
 RATIO = 200
 BLOCK_BYTES = 1 << 16
 SHARD_KINDS = (".json", ".cls", ".txt", ".text", ".id")  # of a WebDataset sample that is one file alone
+SAMPLE_BYTES = 16 << 20  # the readers' limit of a sample's member
 _machine = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 _damage = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, ValueError)
 
@@ -197,7 +198,11 @@ def _is_shard(blob: Blob, bare: bool) -> bool:
         return False
     try:
         with blob.open("rb") as file, tarfile.open(fileobj=file, mode="r|") as archive:
-            names = [info.name for info, _ in zip((i for i in archive if i.isfile()), range(2), strict=False)]
+            names = []
+            for info in archive:
+                names += [info.name] if info.isfile() else []
+                if len(names) == 2 or info.size > SAMPLE_BYTES:  # behind a large one there is nothing to look for
+                    break
     except (*_damage, OSError):
         return False
     keys = [folder + slash + name.partition(".")[0] for folder, slash, name in (n.rpartition("/") for n in names)]

@@ -54,6 +54,12 @@ def _tar() -> bytes:
     return sink.getvalue()
 
 
+def _warc(text: str) -> bytes:
+    http = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n" + text.encode()
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http\r\nContent-Length: {len(http)}\r\n\r\n"
+    return head.encode() + http + b"\r\n\r\n"
+
+
 # How the same three rows look in a format; a new format's line here makes it more than garbage-proof.
 SAMPLES: dict[str, Callable[[], bytes]] = {
     ".jsonl": lambda: "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ROWS).encode(),
@@ -64,6 +70,7 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     ".arrow": _arrow,
     ".tar": _tar,
     ".txt": lambda: "\n".join(r["text"] for r in ROWS).encode(),
+    ".warc": lambda: b"".join(_warc(r["text"]) for r in ROWS),
 }
 GARBAGE = {
     "empty": b"",
@@ -111,6 +118,31 @@ def test_rows_as_they_were_written(reader, tmp_path):
             records = read(reader, tmp_path, SAMPLES[suffix](), suffix)
             assert [r.row["text"] for r in records if r.row] == [r["text"] for r in ROWS]
             assert [r.line for r in records] == sorted({r.line for r in records}) and records[0].line >= 1
+
+
+class Stream(io.RawIOBase):
+    """A blob that is no file and cannot seek: what lies in an archive, or comes over a wire."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self.name, self.content = name, content
+
+    def open(self, mode: str) -> io.BufferedReader:
+        stream = Stream(self.name, self.content)
+        stream.left = io.BytesIO(self.content)
+        return io.BufferedReader(stream, 100)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self.left.readinto(buffer)
+
+
+def test_the_same_from_a_stream(reader, tmp_path):
+    for suffix in reader.suffixes:
+        if suffix in SAMPLES:
+            content = SAMPLES[suffix]()
+            assert list(reader.read(Stream(f"file{suffix}", content), {})) == read(reader, tmp_path, content, suffix)
 
 
 @pytest.mark.parametrize("kind", GARBAGE)

@@ -1,18 +1,19 @@
 """The client side of an engine process: spawn it, talk to it, notice when it dies.
 
-Frames on a socket pair: 4 bytes of big-endian length, then MessagePack of [verb, body]. To the engine: start, submit,
-cancel, stats, stop. From it: ready, failed, events (all that one step produced, in one frame), stats.
+Frames on a socket. To the engine: start, submit, cancel, stats, stop; bye where others ask it too. From it: ready,
+failed, events (all that one step produced, in one frame), stats.
 """
 
 import asyncio
 import contextlib
 import itertools
 import os
+import secrets
 import socket
-import struct
+import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,14 +21,13 @@ import msgspec
 
 from longrein.core.errors import Error
 from longrein.core.generation import Event, Logprob, Request, Usage
+from longrein.gateway.engine_hub import attach
+from longrein.gateway.frame import FRAME, LENGTH, MAX_FRAME_BYTES, frame
 
 __all__ = ["EngineProcess", "Event", "Logprob", "Request", "Usage"]
 
-LENGTH = struct.Struct(">I")
-MAX_FRAME_BYTES = 1 << 28
 STOP_GRACE_S = 10.0  # beyond the drain, before the process is killed
 EVENTS = msgspec.msgpack.Decoder(list[Event])
-FRAME = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
 
 
 class EngineProcess(asyncio.Protocol):
@@ -41,12 +41,15 @@ class EngineProcess(asyncio.Protocol):
     def __init__(self, name: str, on_exit: "Callable[[EngineProcess], None] | None") -> None:
         self.name, self.alive, self.info = name, False, {}
         self._on_exit, self._stopping = on_exit, False
+        self._peer = secrets.token_hex(6)  # ids begin with it: a shared engine knows whom an event is for
         self._ids = itertools.count()
         self._buffer = bytearray()
+        self._closed = asyncio.Event()
         self._inboxes: dict[str, _Inbox] = {}
         self._stats: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._process: asyncio.subprocess.Process
+        self._process: asyncio.subprocess.Process | None = None  # None: shared, and nobody's own
+        self.pid = 0
         self._transport: asyncio.WriteTransport
 
     @classmethod
@@ -61,31 +64,25 @@ class EngineProcess(asyncio.Protocol):
         log: Path | None = None,
         start_timeout_s: float = 300.0,
         on_exit: "Callable[[EngineProcess], None] | None" = None,
+        shared: Path | None = None,
     ) -> "EngineProcess":
         """Spawn `plugin` on the folder `model`; returns when its first request can be served.
 
+        shared: a folder where processes that ask for the same find one engine, which outlives each of them.
         log: where its stdout and stderr are appended (None: this process's stderr). on_exit: called once, in the
         loop, when a started engine ends without stop() having been asked for. Errors: the plugin's own (not_found,
         invalid, missing_package …), `timeout`, or `failed` when it ended without a word.
         """
         self = cls(name or f"{plugin}:{model.name}", on_exit)
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as files:
-            output = files.enter_context(log.open("ab")) if log else 2
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "longrein.gateway.engine_process", str(theirs.fileno()), self.name),
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "LONGREIN_PARENT": str(os.getpid())},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        task: dict[str, Any] = {"plugin": plugin, "model": str(model), "options": dict(options or {})}
+        task["project"] = str(project) if project else None
+        ours = await (self._join(shared, task, log) if shared else self._spawn(log))
         await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
-        task = {"plugin": plugin, "model": str(model), "options": dict(options or {})}
-        self._send("start", task | {"project": str(project) if project else None})
+        self._send("start", task | {"peer": self._peer})
         try:
             async with asyncio.timeout(start_timeout_s):
-                self.info = await self._ready
+                ready = await self._ready
+                self.info, self.pid = ready["info"], ready["pid"]
         except TimeoutError:
             raise Error("timeout", f"the engine {self.name} did not start in {start_timeout_s:g} s") from None
         except Error as error:
@@ -97,9 +94,31 @@ class EngineProcess(asyncio.Protocol):
                 await self._end(grace_s=1.0)
         return self
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    async def _spawn(self, log: Path | None) -> socket.socket:
+        """A process of our own, which ends with us."""
+        ours, theirs = socket.socketpair()
+        with theirs, _output(log) as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *_command(theirs, self.name), pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
+                stdout=output, stderr=output, env={**os.environ, "LONGREIN_PARENT": str(os.getpid())},
+            )  # fmt: skip
+        return ours
+
+    async def _join(self, folder: Path, task: dict[str, Any], log: Path | None) -> socket.socket:
+        """The process that others of this folder ask too, started if there is none."""
+
+        def spawn(listener: socket.socket, path: Path) -> None:
+            without = {name: value for name, value in os.environ.items() if name != "LONGREIN_PARENT"}
+            with _output(log) as output:
+                _started.append(
+                    subprocess.Popen(
+                        [*_command(listener, self.name), str(path)], pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL,
+                        stdout=output, stderr=output, env=without, start_new_session=True,
+                    )
+                )  # fmt: skip
+
+        _started[:] = [process for process in _started if process.poll() is None]
+        return await asyncio.to_thread(attach, folder, task, spawn)
 
     async def generate(self, request: Request) -> AsyncIterator[Event]:
         """The events of one request, as its tokens come; the last one has finish_reason and usage.
@@ -107,7 +126,7 @@ class EngineProcess(asyncio.Protocol):
         Closing the iterator cancels the request in the engine. Errors, raised from the iteration: `invalid` (details:
         param, openai_code), `overloaded` (details: retry_after_s), `unavailable` at once when the engine dies or stops.
         """
-        id = f"{next(self._ids)}:{request.id}"
+        id = f"{self._peer}:{next(self._ids)}:{request.id}"
         if not self.alive or self._stopping:
             raise self._gone()
         data = _encoded(msgspec.structs.replace(request, id=id))
@@ -132,29 +151,36 @@ class EngineProcess(asyncio.Protocol):
             raise self._gone()
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._stats.append(future)
-        self._send("stats", None)
+        self._send("stats", self._peer)
         return await future
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """Take no more requests, let those in flight finish for up to drain_s, end the process. Twice is harmless."""
         self._stopping = True
         if self.alive:
-            self._send("stop", drain_s)
+            self._send("stop" if self._process else "bye", drain_s)
         await self._end(drain_s + STOP_GRACE_S)
 
     async def wait(self) -> int:
-        """Wait for the process's end; its exit status, negative for a signal."""
+        """Wait for the end of a process of our own; its exit status, negative for a signal."""
+        assert self._process
         return await self._process.wait()
 
     async def _end(self, grace_s: float) -> None:
+        if self._process:
+            try:
+                async with asyncio.timeout(grace_s):
+                    await self._process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                await self._process.wait()
+        self._transport.close()
         try:
             async with asyncio.timeout(grace_s):
-                await self._process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-        self._transport.close()
+                await self._closed.wait()
+        except TimeoutError:  # the other end does not read
+            self._transport.abort()
 
     def _send(self, verb: str, body: Any) -> None:
         self._transport.write(frame(verb, body))
@@ -195,6 +221,7 @@ class EngineProcess(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         started, self.alive = self.alive, False
+        self._closed.set()
         _settle(self._ready, Error("failed", f"the engine {self.name} ended while it was starting"))
         error = self._gone()
         for future in self._stats:
@@ -225,9 +252,20 @@ class _Inbox:
         return events
 
 
-def frame(verb: str, body: Any) -> bytes:
-    data = msgspec.msgpack.encode((verb, body))
-    return LENGTH.pack(len(data)) + data
+_started: list[subprocess.Popen[bytes]] = []  # shared engines this process has started: reaped, never killed
+
+
+def _command(sock: socket.socket, name: str) -> list[str]:
+    return [sys.executable, "-m", "longrein.gateway.engine_process", str(sock.fileno()), name]
+
+
+@contextlib.contextmanager
+def _output(log: Path | None) -> Iterator[Any]:
+    if log is None:
+        yield 2
+    else:
+        with log.open("ab") as file:
+            yield file
 
 
 def _encoded(request: Request) -> bytes:

@@ -1,16 +1,14 @@
-"""The engine's side of longrein.gateway.engine: `python -m longrein.gateway.engine_process FD NAME`.
+"""The engine's side of longrein.gateway.engine: `python -m longrein.gateway.engine_process FD NAME [SOCKET]`.
 
-One thread reads frames from the socket FD; the main thread owns the engine and steps it while there is work. When
-the other end goes away, so does this process.
+The hub's threads read frames from the socket FD, or from all who connect to it; the main thread owns the engine and
+steps it while there is work. When the last of the other ends goes away, so does this process.
 """
 
 import math
 import os
-import queue
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -23,55 +21,43 @@ from longrein.core.errors import Error
 from longrein.core.generation import Event, Request
 from longrein.core.ports import Engine, Steered
 from longrein.core.worker import as_error, die_with_parent
-from longrein.gateway.engine import FRAME, LENGTH, MAX_FRAME_BYTES, frame
+from longrein.gateway.engine_hub import Hub, Inbox
 from longrein.ops.batching import Controller
 
 REQUEST = msgspec.msgpack.Decoder(Request)
-Inbox = queue.SimpleQueue[tuple[str, msgspec.Raw]]
 
 
-def main(fd: int) -> int:
+def main(fd: int, path: Path | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the group; the owner decides
     os.set_inheritable(fd, False)
     with socket.socket(fileno=fd) as sock:
-        inbox: Inbox = queue.SimpleQueue()
-        threading.Thread(target=_read, args=(sock, inbox), daemon=True).start()
-        _, body = inbox.get()
+        hub = Hub(sock, path)
+        _, body = hub.inbox.get()
         try:
             engine = _load(**msgspec.msgpack.decode(body))
         except BaseException as error:  # noqa: BLE001 - the edge of the process: the owner is told
-            sock.sendall(frame("failed", as_error(error).as_dict()))
+            hub.send("failed", as_error(error).as_dict())
             if not isinstance(error, Error):
                 traceback.print_exc()
             return 1
-        sock.sendall(frame("ready", engine.info))
-        _Server(sock, engine).run(inbox)
+        server = _Server(hub, engine)
+        server.welcome(msgspec.msgpack.decode(body)["peer"])
+        server.run(hub.inbox)
     return 0
 
 
-def _load(plugin: str, model: str, options: dict[str, Any], project: str | None) -> Engine:
+def _load(plugin: str, model: str, options: dict[str, Any], project: str | None, peer: str) -> Engine:
     if project:
         plugins.use_project(Path(project))
     engine: Engine = plugins.load("engine", plugin)(Path(model), options)
     return engine
 
 
-def _read(sock: socket.socket, inbox: Inbox) -> None:
-    with sock.makefile("rb") as stream:
-        while head := stream.read(LENGTH.size):
-            size = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else MAX_FRAME_BYTES + 1
-            data = stream.read(size) if size <= MAX_FRAME_BYTES else b""
-            if len(data) < size:
-                break
-            inbox.put(FRAME.decode(data))
-    os._exit(0)  # the owner is gone; nobody is left to answer
-
-
 class _Server:
     """The loop: take what has come, step once, send what the step produced as one frame."""
 
-    def __init__(self, sock: socket.socket, engine: Engine) -> None:
-        self.sock, self.engine = sock, engine
+    def __init__(self, hub: Hub, engine: Engine) -> None:
+        self.hub, self.engine = hub, engine
         self.steering = Steering(engine) if isinstance(engine, Steered) else None
         self.deadline: float | None = None  # set by stop
 
@@ -81,7 +67,10 @@ class _Server:
             if self.deadline is not None and not (self.engine.pending() and time.monotonic() < self.deadline):
                 return
             if events := self.steering.step() if self.steering else self.engine.step():
-                self.sock.sendall(frame("events", events))
+                self.hub.events(events)
+
+    def welcome(self, peer: str) -> None:
+        self.hub.send("ready", {"info": self.engine.info, "pid": os.getpid()}, peer)
 
     def _take(self, inbox: Inbox) -> None:
         """Handle all frames that have come; with nothing to compute, wait for one."""
@@ -92,19 +81,26 @@ class _Server:
             elif verb == "cancel":
                 self.engine.cancel(msgspec.msgpack.decode(body))
             elif verb == "stats":
-                self.sock.sendall(frame("stats", self.engine.stats()))
+                self.hub.send("stats", self.engine.stats(), msgspec.msgpack.decode(body))
+            elif verb == "start":
+                self.welcome(msgspec.msgpack.decode(body)["peer"])
+            elif verb == "gone":
+                for id in self.hub.forget(msgspec.msgpack.decode(body)):
+                    self.engine.cancel(id)
             elif verb == "stop":
                 self.deadline = time.monotonic() + msgspec.msgpack.decode(body)
 
     def _submit(self, body: msgspec.Raw) -> None:
         try:
-            self.engine.submit(_decode(body))
+            request = _decode(body)
+            self.engine.submit(request)
+            self.hub.asked(request.id)
         except Exception as caught:  # noqa: BLE001 - whatever one request does to its engine, the others go on
             error = as_error(caught)
             if error is not caught:
                 traceback.print_exc()
             id = msgspec.msgpack.decode(body)["id"]
-            self.sock.sendall(frame("events", [Event(id, error=error.as_dict())]))
+            self.hub.events([Event(id, error=error.as_dict())])
 
 
 class Steering:
@@ -144,4 +140,4 @@ def _decode(body: msgspec.Raw) -> Request:
 
 if __name__ == "__main__":
     die_with_parent()
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[3]) if len(sys.argv) > 3 else None))

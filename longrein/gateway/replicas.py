@@ -278,6 +278,7 @@ class Fleet:
         """report: told, without waiting, of each failure of a release that is being rolled out."""
         self.store, self.project, self.metrics, self.drain_s, self.report = store, project, metrics, drain_s, report
         self.lanes: dict[str, Lane] = {}
+        self.shared: Path | None = None  # where engines are found that several gateway processes ask
         self._replicas: set[Replica] = set()  # all that run, the draining ones too
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -366,7 +367,7 @@ class Fleet:
         logs.mkdir(parents=True, exist_ok=True)
         return await EngineProcess.start(
             bundle.engine, model, bundle.options, name=f"of {target.ref}", project=self.project, on_exit=on_exit,
-            log=logs / f"engine-{target.endpoint[:48]}.log",
+            log=logs / f"engine-{target.endpoint[:48]}.log", shared=self.shared,
         )  # fmt: skip
 
     def _system(self, prompt: _Part) -> str | None:

@@ -162,7 +162,7 @@ def kind(annotation: Any) -> str:
     if origin is dict:
         return f"{{name: {kind(arguments[1])}}}"
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
-        return "{" + ", ".join(annotation.__struct_fields__) + "}"
+        return "{" + ", ".join([*tag(annotation), *annotation.__struct_fields__]) + "}"
     return WORDS[annotation]
 
 
@@ -189,8 +189,14 @@ def nested(struct: type[msgspec.Struct]) -> Iterator[tuple[str, type[msgspec.Str
         while waiting:
             one = waiting.pop()
             if isinstance(one, type) and issubclass(one, msgspec.Struct):
-                yield field.encode_name, one
-            waiting += get_args(one) if get_origin(one) is not Literal else []
+                yield " ".join([field.encode_name, *(f"({t})" for t in tag(one))]), one
+            waiting += get_args(one)[::-1] if get_origin(one) is not Literal else []
+
+
+def tag(struct: type[msgspec.Struct]) -> list[str]:
+    """What tells one of several structs from the others: ["strategy: canary"]."""
+    config = struct.__struct_config__
+    return [f"{config.tag_field}: {config.tag}"] if config.tag_field else []
 
 
 # -- words

@@ -11,7 +11,7 @@ def as_text(r: dict[str, Any]) -> str:
     """A few lines, of what control.rollout.describe tells."""
     name = r["strategy"] if r["stage"] == r["strategy"] else f"{r['stage']} after {r['strategy']}"
     if not r["ended_ms"]:
-        head = f"endpoint {r['endpoint']}: {name} of {r['candidate']}, since {_text.ago(r['started_ms'])}"
+        head = f"endpoint {r['endpoint']}: {name} of {r['candidate']}, begun {_text.ago(r['started_ms'])}"
         head += ", paused" if r["status"] == "paused" else ""
     else:
         head = f"endpoint {r['endpoint']}: {r['candidate']} {ENDS[r['status']]} {_text.ago(r['ended_ms'])} ({name})"

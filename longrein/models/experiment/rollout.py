@@ -44,7 +44,7 @@ class BlueGreen(Strategy, frozen=True, tag="blue_green"):
 class Gradual(Strategy, frozen=True):
     """A strategy that watches both releases side by side, and is over when the judgement decides."""
 
-    judge: Judgement = Judgement()
+    judge: Judgement = Judgement()  # what is watched, when it is enough, and what happens when that is never
 
     def __post_init__(self) -> None:
         if self.judge.block_s * 1000 % BLOCK_MS:
@@ -66,16 +66,17 @@ class Gradual(Strategy, frozen=True):
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A share of the users, and how many of their requests must have been answered before the next step."""
 
-    weight: Percent
-    requests: Annotated[int, Meta(ge=1)] = 100
+    weight: Percent  # of the users
+    requests: Annotated[int, Meta(ge=1)] = 100  # answered by the new release before the next step
+
+
+STEPS = (Step(weight=5, requests=200), Step(weight=25, requests=500), Step(weight=50, requests=1000))
 
 
 class Canary(Gradual, frozen=True, tag="canary"):
     """More and more users see the new release. What sees it once goes on seeing it."""
 
-    steps: Annotated[tuple[Step, ...], Meta(min_length=1)] = (
-        Step(weight=5, requests=200), Step(weight=25, requests=500), Step(weight=50, requests=1000),
-    )  # fmt: skip
+    steps: Annotated[tuple[Step, ...], Meta(min_length=1)] = STEPS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +106,7 @@ class AB(Gradual, frozen=True, tag="ab"):
     """Two releases at fixed weights until feedback, or another goal, has told which is better."""
 
     judge: Judgement = Judgement(goal="feedback", undecided="rollback")
-    weight: Percent = 50
+    weight: Percent = 50  # of the users, for the new release
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,7 +124,7 @@ class Bandit(Gradual, frozen=True, tag="bandit"):
     users that is the chance of its being the better one (Thompson, 1933), and never less than `floor`."""
 
     judge: Judgement = Judgement(goal="feedback", undecided="rollback")
-    floor: Annotated[float, Meta(gt=0, le=50)] = 10
+    floor: Annotated[float, Meta(gt=0, le=50)] = 10  # percent of the users
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,8 +155,8 @@ class Bandit(Gradual, frozen=True, tag="bandit"):
 class Shadow(Gradual, frozen=True, tag="shadow"):
     """The new release gets copies of requests. Its answers are compared, and nobody sees them."""
 
-    share: Percent = 10
-    then: "Literal['promote', 'canary', 'ab', 'bandit'] | Canary | AB | Bandit" = "canary"
+    share: Percent = 10  # of the requests, to copy
+    then: "Literal['promote', 'canary', 'ab', 'bandit'] | Canary | AB | Bandit" = "canary"  # once the copies went well
 
     def first(self) -> tuple[int, int]:
         return 0, buckets(self.share)

@@ -125,13 +125,13 @@ def test_which_may_run_in_parallel(files):
 )
 def test_wrong_options(options, message):
     with pytest.raises(Error, match=message):
-        plugins.load("transform", "classify")(options)
+        list(plugins.load("transform", "classify")(options).apply([{"input": "text"}]))
 
 
 def test_too_few_examples(tmp_path):
     (tmp_path / "few.txt").write_text("one\ntwo\n")
     with pytest.raises(Error, match="2 positive examples are too few"):
-        apply([], positive=[str(tmp_path / "few.txt")], negative=[str(tmp_path / "few.txt")])
+        apply(["text"], positive=[str(tmp_path / "few.txt")], negative=[str(tmp_path / "few.txt")])
 
 
 def test_odd_texts(files):

@@ -4,7 +4,9 @@ import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from longrein.core.errors import Error
 from longrein.core.text import TOKEN_BYTES
@@ -56,6 +58,12 @@ def _joined(text: str, at: int) -> bool:
     return ord(after) in _FLAGS and (at - start) % 2 == 1
 
 
+class _File(msgspec.Struct):
+    """What every tokenizer.json has."""
+
+    model: dict[str, Any]
+
+
 def _counted(path: Path) -> Measure:
     from tokenizers import Tokenizer
 
@@ -63,9 +71,10 @@ def _counted(path: Path) -> Measure:
     if not file.is_file():
         raise Error("not_found", f"there is no tokenizer {file}", "give a tokenizer.json, or a model's folder with one")
     try:
-        made = Tokenizer.from_file(str(file))
-    except Exception as error:  # tokenizers raises nothing more particular
+        msgspec.json.decode(file.read_bytes(), type=_File)  # tokenizers itself raises no particular error
+    except msgspec.DecodeError as error:
         raise Error("invalid", f"{file} is no tokenizer: {error}", "give a tokenizer.json") from error
+    made = Tokenizer.from_file(str(file))
     made.no_truncation()
     made.no_padding()
 

@@ -1,5 +1,6 @@
 """Documents that look like good examples: a quality classifier, trained on the spot or from a file."""
 
+import fcntl
 import os
 import random
 from collections import Counter
@@ -43,16 +44,11 @@ class Classify:
         self.counts: Counter[str] = Counter()
         self.least = options.threshold
         self.model: model.Model | None = None
-        if options.model:
-            self.model = model.load(Path(options.model))
-        elif options.negative:
-            self.model = _cached(options)
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
         stream = iter(rows)
         while batch := list(islice(stream, BATCH)):
-            if self.model is None:
-                raise Error("failed", "classify has no model yet: it surveys the rows first")
+            self.model = self.model or self._made([])
             for row, chance in zip(batch, self.model.chances([prompt(r) for r in batch]).tolist(), strict=True):
                 chance = round(chance, 4)
                 row = scored(row, {self.options.score: chance}) if self.options.score else row
@@ -60,6 +56,14 @@ class Classify:
                     yield Verdict(row)
                 else:
                     yield Verdict(row, "low_quality", f"{chance:.4f}; at least {self.least:.4f} stays")
+
+    def _made(self, sample: list[str]) -> model.Model:
+        """The model that the options ask for; sample: rows of the dataset, in place of bad examples."""
+        if self.options.model:
+            return model.load(Path(self.options.model))
+        if self.options.negative:
+            return _cached(self.options)
+        return model.train(_texts(self.options.positive, self.options), sample)
 
 
 class EachRow(Classify):
@@ -75,9 +79,10 @@ class Surveying(Classify):
             at = n if n < SAMPLE else draw.randrange(n + 1)
             if at < SAMPLE:
                 sample[at : at + 1] = [prompt(row)[:SAMPLE_CHARS]]
-        if self.model is None and sample:
-            self.model = model.train(_texts(self.options.positive, self.options), sample)
-        if self.model is not None and sample and self.options.share is not None:
+        if not sample:
+            return
+        self.model = self._made(sample)
+        if self.options.share is not None:
             chances = np.sort(self.model.chances(sample).astype(float).round(4))
             self.least = float(chances[int((1 - self.options.share) * len(chances))])
 
@@ -104,22 +109,25 @@ def _texts(files: Files, options: Options) -> Iterator[str]:
 
 
 def _cached(options: Options) -> model.Model:
-    """Trained once for the same files, so that not every process does it again."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longrein" / "classify"
+    """Trained once for the same files: of many processes the first does it, and the others wait."""
     known = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in _paths(options)]
-    told = msgspec.json.encode([VERSION, model.BITS, options.columns, known])
-    path = folder / f"{blake2b(told, digest_size=16).hexdigest()}.npz"
-    try:
-        return model.load(path)
-    except Error:
-        made = model.train(_texts(options.positive, options), _texts(options.negative, options))
+    name = blake2b(msgspec.json.encode([VERSION, model.BITS, options.columns, known]), digest_size=16).hexdigest()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longrein" / "classify"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(f".{os.getpid()}.tmp")
+        lock = (folder / f"{name}.lock").open("w")
+    except OSError:  # no home, or not ours: it is there to save time
+        return model.train(_texts(options.positive, options), _texts(options.negative, options))
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = folder / f"{name}.npz"
+        try:
+            return model.load(path)
+        except Error:
+            made = model.train(_texts(options.positive, options), _texts(options.negative, options))
+        staged = path.with_suffix(".tmp")
         staged.write_bytes(made.save())
         staged.replace(path)
-    except OSError:
-        pass  # it is there to save time
     return made
 
 

@@ -53,9 +53,9 @@ def rejected(project: Any, made: Output) -> list[dict[str, Any]]:
 
 def test_one_worker_or_many_make_the_same_version(projects, small):
     told = []
-    for cpus in (1, 3):
+    for cpus in (1, 2):
         project = projects(str(cpus))
-        corpus.write(project.root / "data", rows=600)
+        corpus.write(project.root / "data", rows=400)
         made = run(project, cpus, **CONFIG)
         told.append((made.digest, seen(made), rejected(project, made)))
     assert told[0] == told[1]
@@ -206,15 +206,13 @@ elif point == "apply":
     after(600, part.Part, "_grouped")
 elif point == "write":
     pipeline.Pipeline.write = die
-elif point == "rejected":
-    pipeline.version.commit = die
 elif point == "between the tables":
     after(1, pipeline.version, "commit")
 elif point == "end":
     pipeline.Output = die
 sys.exit(worker.main(Path(sys.argv[1])))
 """
-POINTS = ["part 0", "within part 2", "part 9", "survey", "apply", "part 2", "write", "rejected", "between the tables"]
+POINTS = ["within part 2", "part 9", "survey", "apply", "part 2", "write", "between the tables"]
 
 
 def start(project: Any, cpus: int, point: str = "") -> "subprocess.Popen[bytes]":
@@ -254,16 +252,17 @@ def test_killed_at_any_moment_with_its_workers(projects, small):
     """Workers end with the process that they work for; those that die alone have their work done again."""
     whole, project = projects("whole"), projects("killed")
     for one in (whole, project):
-        corpus.write(one.root / "data", rows=1500)
+        corpus.write(one.root / "data", rows=800)
     expected = run(whole, **LIGHT)
     draw = random.Random(0)
     for what in ("driver", "worker"):
         process = start(project, 2)
         target = len(parts_of(project)) + draw.randrange(1, 8)
         while len(parts_of(project)) < target:
-            assert process.poll() is None
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.01)
         workers = [
-            p for p in psutil.Process(process.pid).children(recursive=True) if "forkserver" in " ".join(p.cmdline())
+            p for p in psutil.Process(process.pid).children(recursive=True) if "spawn_main" in " ".join(p.cmdline())
         ]
         if what == "driver":
             process.kill()

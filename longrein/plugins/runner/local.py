@@ -31,7 +31,7 @@ class _Waiting:
 
 
 class Local:
-    """One worker maps in this process. More are forked from a clean server, once there is something to do."""
+    """One worker maps in this process; more are started once there is something to do."""
 
     shared = True
 
@@ -76,8 +76,8 @@ class Local:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["longrein.data.part"])
+            # Spawned: children of this process, whose CPU time counts as its own. Forked ones would take over locks.
+            context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, context, initializer=_follow)
         return self._pool
 

@@ -24,12 +24,19 @@ def command() -> None:
     help="requests_per_minute, tokens_per_minute, _day or _month, usd_per_day or _month; repeatable.",
 )
 @click.option(
+    "--release",
+    default="",
+    metavar="WHICH",
+    help="What answers it, whatever is rolled out: stable, candidate, a version.",
+)
+@click.option(
     "--to", "file", type=click.Path(dir_okay=False), help="Write the secret to a new 0600 file instead of showing it."
 )
 @click.pass_obj
 def create(
-    session: Session, label: str, scopes: tuple[str, ...], team: str, limits: tuple[str, ...], file: str | None
-) -> None:
+    session: Session, label: str, scopes: tuple[str, ...], team: str, limits: tuple[str, ...], release: str,
+    file: str | None,
+) -> None:  # fmt: skip
     """Make a key. Its secret is shown this once and kept only as a hash."""
     from longrein.control import scaffold
     from longrein.core.limit import parse
@@ -37,7 +44,9 @@ def create(
     workspace, limit = session.workspace, parse(limits)
 
     def make() -> str:
-        return workspace.ledger.keys.create(label, scopes, team=team, limits=limit, actor=workspace.actor)
+        return workspace.ledger.keys.create(
+            label, scopes, team=team, limits=limit, release=release, actor=workspace.actor
+        )
 
     if file:
         path = scaffold.secret_file(file, make)

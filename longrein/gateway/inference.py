@@ -133,6 +133,7 @@ class Inference:
             body = await read_body(scope, receive, self.max_body_bytes)
             if exchange.release and key and "admin" not in key.scopes:
                 raise Error("forbidden", "this API key may not choose a release", "leave out x-longrein-release")
+            exchange.release = exchange.release or (key.release if key else "")
             await self._serve(exchange, KINDS[scope["path"]], body)
         except Gone:
             exchange.cancelled()

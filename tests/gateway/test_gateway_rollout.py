@@ -99,6 +99,22 @@ def test_a_header_chooses_the_release_for_keys_that_may(world):
         assert say(client, user="x").choices
 
 
+def test_a_key_may_be_pinned_to_a_side(world):
+    """A tester's key sees each new release first; one that must not be tried upon never does."""
+    world.promote(world.release("support", "v1"))
+    second = world.release("support", "v2")
+    tester, careful = (world.ledger.keys.create(r, release=r, actor="test") for r in ("candidate", "stable"))
+    with world.serve() as gateway, world.client(gateway, tester) as first, world.client(gateway, careful) as last:
+        assert first_word(say(first)) == "v1"  # there is no candidate yet
+        seen = start(world, gateway, second, steps=[{"weight": 1, "requests": 1}])
+        assert {first_word(say(first, user=f"{i}")) for i in range(5)} == {"v2"}
+        world.ledger.rollouts.save(seen, weight=10_000, actor="test")
+        gateway.refresh()
+        assert {first_word(say(last, user=f"{i}")) for i in range(5)} == {"v1"}
+        with pytest.raises(openai.PermissionDeniedError):  # a pin gives no right to choose
+            say(first, extra_headers={"x-longrein-release": "stable"})
+
+
 def test_a_canary_that_is_good_is_promoted_and_the_old_release_stays_warm(world):
     world.promote(world.release("support", "v1"))
     second = world.release("support", "v2")

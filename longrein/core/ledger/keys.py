@@ -27,6 +27,7 @@ class ApiKey:
     revoked_ms: int | None
     team: str = ""
     limits: dict[str, float] | None = None  # core.limit.Limit, as it was declared
+    release: str = ""  # what answers it, whatever is rolled out: "stable", "candidate", a version; "": what others get
 
 
 class Keys:
@@ -35,7 +36,7 @@ class Keys:
 
     def create(
         self, label: str, scopes: tuple[str, ...] = ("infer",), *, team: str = "", limits: Limit | None = None,
-        secret: str = "", actor: str,
+        release: str = "", secret: str = "", actor: str,
     ) -> str:  # fmt: skip
         """A new key's secret, which is nowhere else from now on. secret: one that was made elsewhere.
 
@@ -51,7 +52,7 @@ class Keys:
         secret = secret or "lr-" + secrets.token_urlsafe(32)
         key_id = secrets.token_hex(4)
         told = {"label": label, "scopes": list(scopes)}
-        more = {"team": team, "limits": msgspec.to_builtins(limits) if limits else None}
+        more = {"team": team, "release": release, "limits": msgspec.to_builtins(limits) if limits else None}
         row = {"id": key_id, "hash": hashed(secret), **told, **more, "created_ms": now_ms()}
         with self.db.write(events=True) as connection:
             connection.execute(api_keys.insert().values(row))
@@ -83,7 +84,7 @@ class Keys:
 
 
 def _key(r: Any) -> ApiKey:
-    return ApiKey(r.id, r.label, tuple(r.scopes), r.created_ms, r.revoked_ms, r.team, r.limits)
+    return ApiKey(r.id, r.label, tuple(r.scopes), r.created_ms, r.revoked_ms, r.team, r.limits, r.release)
 
 
 def hashed(secret: str) -> str:

@@ -299,6 +299,7 @@ api_keys = sa.Table(
     _column("label", sa.Text),
     _column("scopes", sa.JSON),
     _column("team", Key, server_default=""),
+    _column("release", Key, server_default=""),  # its requests go there, whatever is rolled out; "": where others do
     _column("limits", sa.JSON, nullable=True),  # {name of a limit: number}, as the gateway knows them
     _column("created_ms", sa.BigInteger),
     _column("revoked_ms", sa.BigInteger, nullable=True),

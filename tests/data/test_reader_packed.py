@@ -257,14 +257,3 @@ def test_empty_files_and_files_with_only_a_mark(tmp_path):
     for name in ("a.jsonl", "a.csv", "a.txt", "a.json"):
         for content in (b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xff\xfe\x00\x00"):
             assert read(tmp_path / name, content) == [], (name, content)
-
-
-def test_two_gigabytes_in_one_line(tmp_path):
-    path = tmp_path / "a.jsonl"
-    with path.open("wb") as file:
-        file.write(b'{"n": 1}\n{"n": "')
-        file.seek(2 << 30, os.SEEK_CUR)  # a hole: nothing on the disk
-        file.write(b'"}\n{"n": 2}\n')
-    records = read(path)
-    assert told(records) == [({"n": 1}, 1, ""), ("line_too_long", 2, ""), ({"n": 2}, 3, "")]
-    assert records[1].bytes == (2 << 30) + 10 and len(records[1].raw) <= 8000

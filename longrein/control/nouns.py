@@ -198,6 +198,11 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
         *((("endpoints", n, "model"), e.model, "models") for n, e in spec.endpoints.items()),
         *((("endpoints", n, "prompt"), e.prompt, "prompts") for n, e in spec.endpoints.items()),
         *((("endpoints", n, "gates", i), g, "gates") for n, e in spec.endpoints.items() for i, g in enumerate(e.gates)),
+        *(
+            (("endpoints", n, "fallback", i), f, "endpoints")
+            for n, e in spec.endpoints.items()
+            for i, f in enumerate(e.fallback)
+        ),
     ]
     for path, name, noun in points:
         have = getattr(spec, noun)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from longrein.core.generation import Event, Logprob
+from longrein.gateway.openai import DONE
 
 encode = msgspec.json.encode
 
@@ -92,8 +93,8 @@ class Answer:
     def closing(self) -> bytes:
         """What a stream that reached its end ends with."""
         if not self.include_usage:
-            return b"data: [DONE]\n\n"
-        return _sse({**self._head(self.chunk_object), "choices": [], "usage": self.usage()}) + b"data: [DONE]\n\n"
+            return DONE
+        return _sse({**self._head(self.chunk_object), "choices": [], "usage": self.usage()}) + DONE
 
     def said(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}

@@ -8,8 +8,9 @@ import hashlib
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -20,11 +21,13 @@ from longrein.core.generation import Event
 from longrein.core.ledger import ApiKey, now_ms
 from longrein.gateway import openai
 from longrein.gateway.answer import Answer, Completion, error_event
+from longrein.gateway.cache import Cache, Caches, Entry, Replay, key_of
 from longrein.gateway.limits import Limits, Reservation
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Record, Recorder
 from longrein.gateway.relay import Relay
 from longrein.gateway.replicas import Fleet, Replica
+from longrein.gateway.routing import Table
 from longrein.gateway.shadow import Shadow
 from longrein.gateway.upstream import Upstream
 from longrein.models.experiment import assign
@@ -32,6 +35,7 @@ from longrein.models.experiment import assign
 MAX_BODY_BYTES = 8 << 20
 MAX_INFLIGHT = 1024  # choices that one release may have under way; the engine's own queue is usually shorter
 CLIENT_GONE = 499  # nginx's word for it
+MAX_KEPT_BYTES = 16 << 20  # of a stream, for the cache
 ELSEWHERE = frozenset({"unavailable", "timeout", "bad_gateway", "overloaded", "failed"})  # ask another release
 JSON = (b"content-type", b"application/json")
 STREAM = [
@@ -118,7 +122,15 @@ class Inference:
         self.limits = limits
         self.log_text: frozenset[str] = frozenset()
         self.filters: Sequence[Filter] = ()
+        self.caches = Caches()
+        self.fallback: dict[str, list[str]] = {}
         self.shadow = Shadow(self._answer, recorder)
+
+    def follow(self, table: Table) -> None:
+        """Do as the lifecycle file now says of the endpoints."""
+        self.log_text = table.log_text
+        self.caches.configure(table.endpoints)
+        self.fallback = {name: config.get("fallback") or [] for name, config in table.endpoints.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = scope["longrein.key"]
@@ -157,14 +169,12 @@ class Inference:
         if call.model in self.fleet.lanes:
             record.endpoint, exchange.log_text = call.model, call.model in self.log_text
         exchange.note_input(call.head)
-        unit = assign.unit(record.session, record.user, record.id)
-        replica = self.fleet.route(call.model, unit, exchange.release)
+        first, failed = self._route(exchange, call)
         exchange.shadow = self.fleet.shadow(call.model, record.id)
         for check in self.filters:
             check(call)
         exchange.reservation = self.limits.reserve(exchange.key, call.model, *call.head.tokens)
-        failed: Error | None = None
-        for candidate in self._candidates(call, replica):
+        for candidate in self._candidates(call, first):
             if failed:
                 self._missed(exchange, failed)
             try:
@@ -180,9 +190,25 @@ class Inference:
         assert failed
         raise failed
 
-    def _candidates(self, call: Call, first: Replica) -> Any:
-        yield first
-        yield from self.fleet.fallbacks(call.model, first)
+    def _route(self, exchange: "Exchange", call: Call) -> tuple[Replica | None, Error | None]:
+        """The replica to ask first, or why there is none while there are other endpoints to fall back on."""
+        record = exchange.record
+        unit = assign.unit(record.session, record.user, record.id)
+        try:
+            return self.fleet.route(call.model, unit, exchange.release), None
+        except Error as error:
+            if error.code not in ELSEWHERE or not self.fallback.get(call.model):
+                raise
+            return None, error
+
+    def _candidates(self, call: Call, first: Replica | None) -> Iterator[Replica]:
+        """Who may answer: the one that was dealt, then other releases, then other endpoints."""
+        if first:
+            yield first
+            yield from self.fleet.fallbacks(call.model, first)
+        for name in self.fallback.get(call.model, ()):
+            with suppress(Error):
+                yield self.fleet.route(name)
 
     def _missed(self, exchange: "Exchange", error: Error) -> None:
         """Count a failure that another release makes good: or it would be nobody's, and its rollout would not know."""
@@ -191,7 +217,14 @@ class Inference:
             self.recorder.tally.add([missed])
 
     async def _answer(self, exchange: "Exchange", call: Call, replica: Replica) -> None:
-        exchange.record.release = replica.target.digest
+        exchange.record.release = release = replica.target.digest
+        if exchange.wants_kept and (cache := self.caches.of(call.model, call.head)):
+            key = key_of(exchange.key, release, call.kind.path, call.data)
+            if entry := cache.get(key):
+                exchange.shadow = None
+                await exchange.replay(Replay(entry, exchange.record.id), call.stream)
+                return
+            exchange.keep = partial(_keep, cache, key)
         async with self._source(exchange, call, replica) as source:
             exchange.source = source
             await (exchange.stream() if call.stream else exchange.reply())
@@ -225,7 +258,7 @@ class Inference:
 
     def _finish(self, exchange: "Exchange") -> None:
         record = exchange.record
-        used = (record.prompt_tokens, record.completion_tokens)
+        used = (0, 0) if record.cached else (record.prompt_tokens, record.completion_tokens)
         record.cost_usd = self.limits.cost(record.endpoint, *used, record.cached_tokens)
         counts = record.status < 500 or sum(used) > 0
         self.limits.settle(exchange.reservation, sum(used), record.cost_usd, counts=counts)
@@ -254,13 +287,18 @@ class Exchange:
         self.source: Source | None = None
         self.key: ApiKey | None = None
         self.reservation: Reservation | None = None
+        self.wants_kept = False  # the cache may be asked: it is a client's, who did not say no-store or no-cache
+        self.keep: Callable[[Exchange, bytes], None] | None = None  # what to do with the whole answer
 
     def read_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.wants_kept = True
         for name, value in headers:
             if name == b"x-longrein-session":
                 self.record.session = value.decode("latin-1")[:200]
             elif name == b"x-longrein-release":
                 self.release = value.decode("latin-1")
+            elif name == b"cache-control":
+                self.wants_kept = b"no-store" not in value and b"no-cache" not in value
 
     def note_input(self, head: openai.Head) -> None:
         """The digest is over the messages or prompts as the client sent them, whatever the sampling; so is the text,
@@ -274,18 +312,30 @@ class Exchange:
         assert self.source
         body = await self.source.whole()
         self.end(200)
+        if self.keep:
+            self.keep(self, body)
         await self._send_whole(200, body, [])
 
     async def stream(self) -> None:
         assert self.source
+        sent = bytearray()
         async for piece in self.source.pieces():
+            if self.keep and len(sent) < MAX_KEPT_BYTES:
+                sent += piece
             if not self.started:  # only now: what fails before the first token still gets a status of its own
                 await self._start(200, STREAM)
             await self.send({"type": "http.response.body", "body": piece, "more_body": True})
         if not self.started:
             raise Error("bad_gateway", "the answer has no events", "try again")
         self.end(200)
-        await self.send({"type": "http.response.body", "body": self.source.closing()})
+        closing = self.source.closing()
+        if self.keep and len(sent) < MAX_KEPT_BYTES:
+            self.keep(self, bytes(sent) + closing)
+        await self.send({"type": "http.response.body", "body": closing})
+
+    async def replay(self, kept: Replay, stream: bool) -> None:
+        self.source, self.record.cached = kept, True
+        await (self.stream() if stream else self.reply())
 
     async def fail(self, error: Error) -> None:
         self.record.finish_reason, self.record.error = "error", error.code
@@ -330,6 +380,8 @@ class Exchange:
         ours = [(b"x-request-id", self.record.id.encode())]
         if self.record.release:
             ours.append((b"x-longrein-release", self.record.release.encode()))
+        if self.keep or self.record.cached:
+            ours.append((b"x-longrein-cache", b"hit" if self.record.cached else b"miss"))
         await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *ours]})
 
 
@@ -399,6 +451,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 def retry_after(error: Error) -> list[tuple[bytes, bytes]]:
     seconds = error.details.get("retry_after_s")
     return [] if seconds is None else [(b"retry-after", b"%d" % max(1, round(seconds)))]
+
+
+def _keep(cache: Cache, key: bytes, exchange: Exchange, data: bytes) -> None:
+    """Put an answer that was given into the cache."""
+    assert exchange.source
+    record, until = exchange.record, time.monotonic() + cache.config.ttl_s
+    used = (record.prompt_tokens, record.completion_tokens)
+    cache.put(key, Entry(record.id, data, *used, record.finish_reason, exchange.source.text(), until))
 
 
 def _admit(replica: Replica, count: int) -> None:

@@ -31,6 +31,7 @@ LATER: dict[str, tuple[Any, ...]] = {  # not supported yet, and the values that 
     "web_search_options": (), "best_of": (1,),
     "echo": (False,), "suffix": ("",),
 }  # fmt: skip
+DONE = b"data: [DONE]\n\n"  # the last event of a stream
 MAX_CHOICES = 128
 MAX_OPENING_BYTES = 4096  # of a conversation, to tell it by
 SEED_RANGE = 2**63

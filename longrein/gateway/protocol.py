@@ -68,6 +68,32 @@ class Watch:
             waiting.pop(connection, None)
 
 
+class Corked:
+    """A transport that keeps an answer's head back until its body begins: one packet, and one system call, for both."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.head = b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self.head:
+            data, self.head = self.head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
+            self.head = data
+            return
+        self.transport.write(data)
+
+    def flush(self) -> None:
+        if self.head:
+            self.transport.write(self.head)
+            self.head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self.transport.close()
+
+
 class Connection(HttpToolsProtocol):
     """One client's connection; see `bounded`."""
 
@@ -80,6 +106,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.corked = Corked(transport)
         self.watch.head[self] = self.loop.time()
         self.watch.start(self.loop)
         if len(self.connections) > self.watch.bounds.connections:
@@ -123,6 +150,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """As uvicorn's, with one look a second at all idle connections in place of a timer for each."""
+        self.corked.flush()  # an answer without a body
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -134,6 +162,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
+        cycle.transport = self.corked  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import msgspec
 
 from longrein.core.errors import Error
+from longrein.gateway.http import Failure, Response
+from longrein.gateway.openai import DONE
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_EVENT_BYTES = 8 << 20
-DONE = b"data: [DONE]\n\n"
 BYTES_A_TOKEN = 4  # of text, where an upstream tells no usage
 
 
@@ -22,13 +23,9 @@ class Reply(Protocol):
     """What upstream.Upstream.ask returns."""
 
     ended: bool
+    response: Response
 
-    @property
-    def kind(self) -> bytes: ...
-
-    async def read(self) -> bytes: ...
-
-    async def whole(self, limit: int) -> bytes: ...
+    def broken(self, failure: Failure) -> Error: ...
 
 
 class _Details(msgspec.Struct):
@@ -111,7 +108,7 @@ class Relay:
 
     async def whole(self) -> bytes:
         """The whole answer as the client is to see it. Errors: `bad_gateway`, `timeout`."""
-        data = await self.reply.whole(MAX_ANSWER_BYTES)
+        data = await self._rest()
         piece = _decode(data)
         if piece.error is not None or not piece.choices:
             raise _failed(piece.error, "has no choices")
@@ -122,27 +119,31 @@ class Relay:
     async def pieces(self) -> AsyncIterator[bytes]:
         """The events of a stream, whole ones only, without the end's. Errors: `bad_gateway` also for one that breaks
         off, `timeout`."""
-        if not self.reply.kind.startswith(b"text/event-stream"):
-            piece = _decode(await self.reply.whole(MAX_ANSWER_BYTES))
-            raise _failed(piece.error, "is not a stream, as was asked")
-        held = b""
-        while not self._done:
-            data = await self.reply.read()
-            if not data:
-                break
-            held = held + data if held else data
-            cut = _cut(held)
-            if cut:
-                self.first = self.first or time.perf_counter()
-                events, held = (held, b"") if cut == len(held) else (held[:cut], held[cut:])
-                if shown := self._read(events):
-                    yield shown
-            elif len(held) > MAX_EVENT_BYTES:
-                raise Error("bad_gateway", f"an event of the upstream's is larger than {MAX_EVENT_BYTES} bytes")
+        if not self.reply.response.headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
+            raise _failed(_decode(await self._rest()).error, "is not a stream, as was asked")
+        read, held = self.reply.response.read, b""
+        try:
+            while not self._done and (data := await read()):
+                held = held + data if held else data
+                if cut := len(held) if held.endswith(b"\n\n") else _cut(held):
+                    self.first = self.first or time.perf_counter()
+                    events, held = held[:cut], held[cut:]
+                    if shown := self._read(events):
+                        yield shown
+                elif len(held) > MAX_EVENT_BYTES:
+                    raise Error("bad_gateway", f"an event of the upstream's is larger than {MAX_EVENT_BYTES} bytes")
+        except Failure as failure:
+            raise self.reply.broken(failure) from failure
         if not self._done and held.strip() and (shown := self._read(held.rstrip() + b"\n\n")):
             yield shown
         if not self._done and not self.finish_reason:
             raise Error("bad_gateway", "the upstream ended its answer in the middle", "try again")
+
+    async def _rest(self) -> bytes:
+        try:
+            return await self.reply.response.whole(MAX_ANSWER_BYTES)
+        except Failure as failure:
+            raise self.reply.broken(failure) from failure
 
     def closing(self) -> bytes:
         """What a stream that reached its end ends with."""
@@ -150,7 +151,7 @@ class Relay:
 
     def _read(self, events: bytes) -> bytes:
         """Take note of whole events; returns them as the client is to see them."""
-        if self._names is None or b"[DONE]" in events or any(mark in events for mark in MARKS) or self.keep:
+        if self._names is None or self.keep or _telling(events):
             return b"".join(map(self._read_one, _split(events)))
         self._events += events.count(b"\n\n")
         for old, new in self._names:
@@ -189,7 +190,17 @@ class Relay:
         return data
 
 
-MARKS = (b'"finish_reason":"', b'"finish_reason": "', b'"usage":{', b'"usage": {', b'"error"')
+def _telling(events: bytes) -> bool:
+    """Whether there is more in them than words."""
+    return (
+        b'"finish_reason":"' in events
+        or b'"finish_reason": "' in events
+        or b'"usage":{' in events
+        or b'"usage": {' in events
+        or b'"error"' in events
+        or b"[DONE]" in events
+        or b"\r" in events
+    )
 
 
 def _pairs(key: bytes, old: str, new: str) -> list[tuple[bytes, bytes]]:
@@ -199,11 +210,8 @@ def _pairs(key: bytes, old: str, new: str) -> list[tuple[bytes, bytes]]:
 
 
 def _cut(data: bytes) -> int:
-    """Where the last whole event ends."""
-    cut = data.rfind(b"\n\n") + 2
-    if cut == 1 or b"\r\n\r\n" in data:
-        cut = max(cut if cut > 1 else 0, data.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0)
-    return cut
+    """Where the last whole event ends; 0: none does."""
+    return max(data.rfind(end) + len(end) if end in data else 0 for end in (b"\n\n", b"\r\n\r\n"))
 
 
 def _split(events: bytes) -> list[bytes]:

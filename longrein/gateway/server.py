@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import signal
 import socket
 import threading
@@ -30,6 +31,7 @@ from longrein.gateway.protocol import BOUNDS, Bounds, bounded
 from longrein.gateway.record import Recorder, policies
 from longrein.gateway.replicas import DRAIN_S, Fleet
 from longrein.gateway.routing import Table, Target, Watch, report
+from longrein.gateway.snapshot import Snapshots, folder
 from longrein.gateway.tally import Tally
 
 APPLY_S = 5  # a loop that is ending applies nothing any more
@@ -40,19 +42,22 @@ log = logging.getLogger(__name__)
 class Gateway:
     """One OpenAI-compatible server over a ledger and a store. `workspace` is the folder of longrein.yaml.
 
-    Errors of the constructor: `conflict` when the port is taken, `forbidden` for an address that others can reach
-    without any API key.
+    sock: one that listens already, which other gateway processes have too (see workers). Errors of the constructor:
+    `conflict` when the port is taken, `forbidden` for an address that others can reach without any API key.
     """
 
     def __init__(
         self, ledger: Ledger, store: Store, workspace: Path, *, host: str = "127.0.0.1", port: int = 8000,
         auth: bool = True, max_body_bytes: int = MAX_BODY_BYTES, drain_s: float = DRAIN_S, why: Why | None = None,
-        bounds: Bounds = BOUNDS,
+        bounds: Bounds = BOUNDS, sock: socket.socket | None = None,
     ) -> None:  # fmt: skip
         ledger.events.head()  # a ledger that is down says so now
-        _check_exposure(ledger, host, auth)
         self.ledger, self.store, self.workspace, self.host = ledger, store, workspace, host
-        self.socket = _bind(host, port)
+        self.shared = sock is not None  # with other processes: the socket, the engines, the counters
+        if sock is None:
+            check_exposure(ledger, host, auth)
+            sock = bind(host, port)
+        self.socket = sock
         self.port: int = self.socket.getsockname()[1]
         self.door, self.metrics = Door(auth), Metrics()
         self.max_body_bytes, self.drain_s, self.why, self.bounds = max_body_bytes, drain_s, why, bounds
@@ -124,12 +129,14 @@ class Gateway:
         self.tally = Tally(self.ledger)
         self.recorder = Recorder(self.workspace / ".longrein" / FOLDER, self.tally)
         self.fleet = Fleet(self.store, self.workspace, self.metrics, self.drain_s, self._report)
+        self.fleet.shared = self.workspace / ".longrein" / "run" if self.shared else None
         self.limits = Limits(self.workspace / ".longrein" / "run" / "budget")
         self.inference = Inference(self.fleet, self.recorder, self.metrics, self.limits, self.max_body_bytes)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             self._loop = asyncio.get_running_loop()
+            counted = self._counted()
             try:
                 await asyncio.to_thread(self.watch.start)
                 self._listening.set()
@@ -140,12 +147,22 @@ class Gateway:
             finally:
                 await asyncio.to_thread(self.watch.close)
                 await self.fleet.close()
+                await asyncio.to_thread(counted.close)
 
         app = build(self.inference, self.door, self._more_routes(), lambda: self.watch.error, lifespan)
         return uvicorn.Config(
             app, http=bounded(self.bounds), loop="auto", lifespan="on", ws="none", log_config=None, access_log=False,
             backlog=2048, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S,
         )  # fmt: skip
+
+    def _counted(self) -> contextlib.ExitStack:
+        """One /metrics for all processes on this port."""
+        stack = contextlib.ExitStack()
+        if self.shared:
+            snapshots = Snapshots(folder(self.workspace / ".longrein" / "run", os.getppid()), self.metrics)
+            self.metrics.others = snapshots.others
+            stack.callback(snapshots.close)
+        return stack
 
     def _more_routes(self) -> list[Any]:
         hooks = Hooks(self.refresh, self.recorder.flush, self.recorder.folder, self.why)
@@ -169,7 +186,7 @@ class Gateway:
 
         def apply() -> None:
             self.door.keys = table.keys
-            self.inference.log_text = table.log_text
+            self.inference.follow(table)
             self.limits.configure(table.keys, table.endpoints, table.teams)
             self.recorder.policies = policies(table.endpoints)
             self.fleet.apply(table)
@@ -206,7 +223,7 @@ def serve(
     Gateway(ledger, store, workspace, host=host, port=port, **options).serve()
 
 
-def _check_exposure(ledger: Ledger, host: str, auth: bool) -> None:
+def check_exposure(ledger: Ledger, host: str, auth: bool) -> None:
     if is_loopback(host):
         return
     if not auth:
@@ -219,7 +236,7 @@ def _check_exposure(ledger: Ledger, host: str, auth: bool) -> None:
         )
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -91,38 +91,21 @@ class Replica:
 class Reply:
     """A good answer of an upstream, under way. Close it in any case."""
 
-    def __init__(self, response: Response, replica: Replica, attempts: int) -> None:
-        self.response, self.replica, self.attempts = response, replica, attempts
+    def __init__(self, upstream: "Upstream", response: Response, replica: Replica, attempts: int) -> None:
+        self.upstream, self.response, self.replica, self.attempts = upstream, response, replica, attempts
         self.ended = False  # the answer is whole, though its last bytes may still be to come
         self._open = True
 
-    @property
-    def kind(self) -> bytes:
-        return self.response.headers.get(b"content-type", b"").lower()
-
-    async def read(self) -> bytes:
-        """The next piece; b"" at the end. Errors: `timeout`, `bad_gateway`."""
-        try:
-            return await self.response.read()
-        except Failure as failure:
-            raise self._broken(failure) from failure
-
-    async def whole(self, limit: int) -> bytes:
-        """Errors: `timeout`, `bad_gateway`."""
-        try:
-            return await self.response.whole(limit)
-        except Failure as failure:
-            raise self._broken(failure) from failure
+    def broken(self, failure: Failure) -> Error:
+        """An answer that broke off, as the client is told of it."""
+        self.upstream.failed(self.replica)
+        return meaning(failure, self.replica.url)
 
     def close(self) -> None:
         if self._open:
             self._open = False
             self.replica.inflight -= 1
             self.response.close(grace_s=1.0 if self.ended else 0.0)
-
-    def _broken(self, failure: Failure) -> Error:
-        self.replica.circuit.failed()
-        return meaning(failure, self.replica.url)
 
 
 class Upstream:
@@ -217,10 +200,10 @@ class Upstream:
             response = await replica.pool.ask("POST", path, self.head + head, body, deadline)
             if response.status == 200:
                 circuit.succeeded()
-                return Reply(response, replica, attempt)
+                return Reply(self, response, replica, attempt)
             raise refusal(response, await response.whole(MAX_ERROR_BYTES), replica.url)
         except Failure as failure:
-            self._failed(replica)
+            self.failed(replica)
             error = meaning(failure, replica.url)
         except Error as refused:
             error = refused
@@ -239,14 +222,15 @@ class Upstream:
 
     def _refused(self, replica: Replica, status: int, error: Error) -> None:
         if status >= 500:
-            self._failed(replica)
+            self.failed(replica)
             return
         replica.circuit.succeeded()  # it lives, whatever it says
         if error.code == "overloaded":
             now = asyncio.get_running_loop().time()
             replica.circuit.busy(now + min(error.details.get("retry_after_s", 0.0), OPEN_S[1]))
 
-    def _failed(self, replica: Replica) -> None:
+    def failed(self, replica: Replica) -> None:
+        """A replica did not answer, or broke off."""
         if replica.circuit.failed():
             self._counts["opened_total"] += 1
             log.warning("upstream %s failed %d times: it is left alone", replica.url, replica.circuit.failures)

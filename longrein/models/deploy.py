@@ -17,6 +17,13 @@ ALIAS = "prod"  # the alias of a release that its endpoint serves
 UPSTREAM = "openai"  # the engine of a release that an upstream serves, by the API it speaks
 
 
+class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers given again to the same tenant for the same request, while the release is the same."""
+
+    ttl_s: Annotated[float, Meta(gt=0)] = 300.0
+    max_bytes: Annotated[int, Meta(ge=65536)] = 64 << 20  # of memory, in each process of the gateway
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An endpoint in longrein.yaml."""
 
@@ -33,6 +40,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log_days: Annotated[float, Meta(ge=0)] = DAYS  # and the rest of each record
     limits: Limit | None = None  # of all who ask it together
     price: Price | None = None  # of its tokens, for budgets in USD and the cost of each request
+    cache: Cache | None = None
+    fallback: list[str] = []  # other endpoints, which answer what this one cannot
 
     def __post_init__(self) -> None:
         if self.upstream is None and self.model is None:

@@ -19,8 +19,7 @@ VERSION = 1
 # Joiners shape emoji and Indic or Arabic words; after Latin or Han characters they only hide.
 _invisible = re.compile(f"(?![\u200c\u200d])[{INVISIBLE}]")
 _joiners = re.compile("(?:^|(?<=[\\x00-\u05ff\u2e80-\u9fff]))[\u200c\u200d]+")
-_blanks = re.compile(r"[^\S\n]+")
-_lines = re.compile(r" ?\n(?: ?\n)* ?")
+_controls = dict.fromkeys([*range(9), *range(14, 32), 127])  # the invisible ones of ASCII
 _odd = re.compile(f"[{INVISIBLE}]|\\s\\s|[^\\S ]|^\\s|\\s$")  # what the rules below could change
 _wide = re.compile("[\uff01-\uff5e\u3000]")
 _latin = re.compile("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a€™]")  # see _repair
@@ -76,7 +75,7 @@ class Normalize:
         if not _odd.search(text):
             return text
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        text = _joiners.sub("", _invisible.sub("", text))
+        text = text.translate(_controls) if text.isascii() else _joiners.sub("", _invisible.sub("", text))
         return _collapse(text) if options.space == "collapse" else text
 
     def _form(self, text: str) -> str:
@@ -97,8 +96,11 @@ class Normalize:
 
 
 def _collapse(text: str) -> str:
-    text = _blanks.sub(" ", text).strip()
-    return _lines.sub(lambda m: "\n\n" if m[0].count("\n") > 1 else "\n", text) if "\n" in text else text
+    """Far faster, line by line, than by regular expressions over all of it."""
+    text = "\n".join([" ".join(line.split()) for line in text.split("\n")]).strip("\n")
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text
 
 
 plugin = Normalize

@@ -20,11 +20,14 @@ from longrein.core.generation import Limits, Load, Slo, Work
 
 FORGET = 0.998  # weight of a step against the next: a memory of some 500 steps
 WARM = 20  # steps before what was learnt is used
+FOLLOW = 0.05  # weight of a step in the speed: a memory of some 20 steps
+LEAST_S, MOST_S = 1e-7, 3600.0  # no step is shorter or longer
 OUTLIER = 3.0  # a step counts as at most that many times what was expected, or that part of it
 SWEEPS = 3  # of coordinate descent a step; it starts from the last solution
 STIFF = 1e-3  # pull towards the last solution, for what the last steps did not vary
-HEADROOM = 0.9  # of the time a token may take, what a step is planned for
+HEADROOM = 0.85  # of the time a token may take, what a step is planned for
 OFFLINE = 0.6  # the same with offline requests on board
+SAVINGS = 1.0  # such times that can be saved up at most
 LEAST_PREFILL = 16  # prompt tokens that every step may take, or long prompts would never end
 MISSES = 0.1  # share of first tokens that may come later than predicted
 RATE = 0.03  # of learning the margin that keeps it so
@@ -38,17 +41,24 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class StepTime:
-    """Seconds of a step from (1, batch, prompt tokens, context), by recursive least squares with forgetting.
+    """Seconds of a step from (1, batch, prompt tokens, context): speed · θ·x.
 
-    In information form: the decayed sums of x·xᵀ and x·y, relative errors counted, solved by coordinate descent under
-    θ ≥ 0. No matrix is inverted; what the last steps did not vary stays as it was.
+    θ by recursive least squares with forgetting, in information form: the decayed sums of x·xᵀ and x·y, relative
+    errors counted, solved by coordinate descent under θ ≥ 0. No matrix is inverted; what the last steps did not vary
+    stays as it was. Speed is what θ is off by in the last steps: a machine that has to be shared changes all at once.
     """
 
     def __init__(self) -> None:
-        self.theta = [0.0] * 4
         self.steps = 0
+        self._speed = 1.0
+        self._theta = [0.0] * 4
         self._xx = [[0.0] * 4 for _ in range(4)]
         self._xy = [0.0] * 4
+
+    @property
+    def theta(self) -> list[float]:
+        """Seconds of: a step, a request in its batch, a prompt token, a position read."""
+        return [self._speed * cost for cost in self._theta]
 
     def __call__(self, batch: float, prefill: float, context: float) -> float:
         a, b, c, d = self.theta
@@ -56,14 +66,16 @@ class StepTime:
 
     def learn(self, work: Work) -> None:
         seconds = work.seconds
-        if not (math.isfinite(seconds) and seconds > 0):  # a clock that jumped
+        if not LEAST_S < seconds < MOST_S:  # a clock that jumped
             return
-        expected = self(work.batch, work.prefill_tokens, work.context)
-        if self.steps >= WARM and expected > 0:
-            seconds = min(max(seconds, expected / OUTLIER), expected * OUTLIER)
         self.steps += 1
+        expected = self(work.batch, work.prefill_tokens, work.context)
+        if self.steps > WARM and expected > 0:
+            seconds = min(max(seconds, expected / OUTLIER), expected * OUTLIER)
+            self._speed *= 1 + FOLLOW * (seconds / expected - 1)
         x = (1.0, work.batch, work.prefill_tokens, work.context)
-        weight = 1 / seconds**2
+        seconds /= self._speed
+        weight = 1 / (expected / self._speed if self.steps > WARM and expected > 0 else seconds) ** 2
         for i in range(4):
             row = self._xx[i]
             for j in range(4):
@@ -72,7 +84,7 @@ class StepTime:
         self._solve()
 
     def _solve(self) -> None:
-        theta, last = self.theta, list(self.theta)
+        theta, last = self._theta, list(self._theta)
         for _ in range(SWEEPS):
             for i in range(4):
                 own, row = self._xx[i][i], self._xx[i]
@@ -93,12 +105,16 @@ class Controller:
         self.slo, self.most = slo, most
         self.step = StepTime()
         self.margin = 1.0  # actual over predicted time to the first token, all but MISSES of them
+        self._left_s = 0.0  # what the last steps left of the time that a token may take
         self._rows = self._prefill = self._context = self._ended = 0.0  # decayed sums over steps
         self._promised: dict[str, float] = {}
 
     def learn(self, work: Work) -> None:
         """What a step was and took."""
         self.step.learn(work)
+        if self.slo and work.batch:
+            target = self.slo.tpot_s * HEADROOM
+            self._left_s = min(max(self._left_s + target - work.seconds, 0.0), SAVINGS * target)
         self._rows = self._rows * FORGET + work.batch
         self._prefill = self._prefill * FORGET + work.prefill_tokens
         self._context = self._context * FORGET + work.context
@@ -119,7 +135,7 @@ class Controller:
         batch = self._batch(self.slo.tpot_s * HEADROOM)
         online = load.running - load.offline
         spare = self._batch(self.slo.tpot_s * OFFLINE) - online - len(load.waiting)
-        limits = Limits(batch, self._chunk(load.running), max(0, min(spare, self.most.offline)))
+        limits = Limits(batch, self._chunk(load.running, self._left_s), max(0, min(spare, self.most.offline)))
         return Decision(limits, self._late(self.slo.ttft_s, load, batch))
 
     @property
@@ -140,13 +156,14 @@ class Controller:
         found = (seconds - a) / each if each > 0 else self.most.batch
         return int(min(max(found, 1), self.most.batch))
 
-    def _chunk(self, running: int) -> int:
-        """Prompt tokens that fit into a step beside `running` requests; with none running nobody waits for it."""
+    def _chunk(self, running: int, saved_s: float = 0.0) -> int:
+        """Prompt tokens that fit into a step beside `running` requests; with none running nobody waits for it.
+        The time of a token is promised as a mean: what earlier steps saved may be spent."""
         assert self.slo
         a, _, c, _ = self.step.theta
         if not running or c <= 0:
             return self.most.prefill_tokens
-        left = self.slo.tpot_s * HEADROOM - a - self._row * running
+        left = self.slo.tpot_s * HEADROOM + saved_s - a - self._row * running
         return int(min(max(left / c, LEAST_PREFILL), self.most.prefill_tokens))
 
     def _late(self, limit: float, load: Load, batch: int) -> list[tuple[str, float]]:

@@ -44,7 +44,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kept: Annotated[int, Meta(ge=0)] | None = None  # ended requests kept for prompts that begin alike; None: max_batch
     slo: Slo | None = None  # ttft_s and tpot_s: steps are sized for them, and what would be late is refused
     device: str = "auto"  # "cpu", "cuda", "cuda:1", …
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # float32 on a CPU, bfloat16 elsewhere
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # float32 on a CPU, bfloat16 elsewhere
     threads: Count | None = None  # None: torch's own choice
 
 
@@ -61,8 +61,11 @@ class Torch:
         self.eos = checkpoint.eos_ids(model, architecture)
         self.context = _context(config, architecture.max_position_embeddings)
         device, dtype = _device(config)
+        int8 = config.dtype == "int8"
         slots = _slots(architecture, config, self.context, dtype, device)
-        self.model = Model(architecture, tensors, slots=slots, context=self.context, dtype=dtype, device=device)
+        self.model = Model(
+            architecture, tensors, slots=slots, context=self.context, dtype=dtype, device=device, int8=int8
+        )
         self.slots = Slots(slots)
         self.slo = config.slo
         self.limits = Limits(config.max_batch, config.prefill_tokens, config.max_batch)
@@ -82,7 +85,7 @@ class Torch:
             "context": self.context,
             "max_batch": config.max_batch,
             "slots": slots,
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": "int8" if int8 else str(dtype).removeprefix("torch."),
             "device": str(device),
             "chat": self.text.template is not None,
         }
@@ -319,7 +322,9 @@ def _device(config: Config) -> tuple[torch.device, torch.dtype]:
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(config.dtype)
+    if config.dtype == "int8" and name != "cpu":
+        raise Error("invalid", f"dtype: int8 runs on a CPU only, not on {name}", "use bfloat16 there")
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}.get(config.dtype)
     return torch.device(name), dtype or (torch.float32 if name == "cpu" else torch.bfloat16)
 
 

@@ -82,17 +82,18 @@ class Model:
         context: int,
         dtype: torch.dtype,
         device: torch.device,
+        int8: bool = False,
     ) -> None:
         a = self.architecture = architecture
         self.slots, self.context, self.device = slots, context, device
         self.heads, self.kv_heads, self.head = a.num_attention_heads, a.kv_heads, a.head_size
-        weights = _Weights(tensors, dtype, device)
+        weights = _Weights(tensors, dtype, device, int8)
         self.embedding = weights.get("model.embed_tokens.weight", a.vocab_size, a.hidden_size)
         self.layers = [_layer(a, weights, f"model.layers.{i}.") for i in range(a.num_hidden_layers)]
         self.norm = weights.get("model.norm.weight", a.hidden_size)
         tied = a.tie_word_embeddings
         head = self.embedding if tied else weights.get("lm_head.weight", a.vocab_size, a.hidden_size)
-        self.output = linear(head)
+        self.output = linear(head, int8=int8)
         self.parameters = weights.count
         self.cos, self.sin = _rope(a, context, dtype, device)
         shape = (slots, self.kv_heads, context, self.head)
@@ -170,8 +171,8 @@ class Model:
 
 
 class _Weights:
-    def __init__(self, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
-        self.tensors, self.dtype, self.device, self.count = tensors, dtype, device, 0
+    def __init__(self, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device, int8: bool) -> None:
+        self.tensors, self.dtype, self.device, self.int8, self.count = tensors, dtype, device, int8, 0
 
     def get(self, name: str, *shape: int) -> Tensor:
         tensor = self.tensors.get(name)
@@ -186,7 +187,7 @@ class _Weights:
         pairs = list(zip(names, outputs, strict=True))
         weight = torch.cat([self.get(f"{name}.weight", size, inputs) for name, size in pairs])
         bias = torch.cat([self.get(f"{name}.bias", size) for name, size in pairs]) if biased else None
-        return linear(weight, bias)
+        return linear(weight, bias, self.int8)
 
 
 def _layer(a: Architecture, weights: _Weights, at: str) -> Layer:

@@ -156,9 +156,9 @@ class Workspace:
 
     def rollouts(self, endpoint: str, limit: int = 20) -> list[dict[str, Any]]:
         """Rollouts of an endpoint, the newest first: weights, requests, evidence, what comes next."""
-        from longrein.control import rollout
+        from longrein.models.experiment.describe import describe
 
-        return [rollout.describe(found) for found in self.ledger.rollouts.recent(endpoint, limit)]
+        return [describe(found) for found in self.ledger.rollouts.recent(endpoint, limit)]
 
     def pause(self, endpoint: str, on: bool = True, *, reason: str = "") -> None:
         """Hold an endpoint's rollout where it is, or let it go on. Errors: `not_found` when there is none."""

@@ -8,7 +8,7 @@ ENDS = {"promoted": "was promoted", "rolled_back": "was taken back", "replaced":
 
 
 def as_text(r: dict[str, Any]) -> str:
-    """A few lines, of what control.rollout.describe tells."""
+    """A few lines, of what models.experiment.describe tells."""
     name = r["strategy"] if r["stage"] == r["strategy"] else f"{r['stage']} after {r['strategy']}"
     if not r["ended_ms"]:
         head = f"endpoint {r['endpoint']}: {name} of {r['candidate']}, begun {_text.ago(r['started_ms'])}"

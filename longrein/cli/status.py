@@ -22,7 +22,7 @@ def command(session: Session) -> None:
 
 
 def describe(workspace: "Workspace") -> dict[str, Any]:
-    from longrein.control import rollout
+    from longrein.models.experiment.describe import describe as described
 
     ledger = workspace.ledger
     data: dict[str, Any] = {"project": str(workspace.root), "url": _serving.running(workspace), "error": None}
@@ -32,7 +32,7 @@ def describe(workspace: "Workspace") -> dict[str, Any]:
         data |= as_data(workspace.plan())
     except Error as error:  # a broken file must not hide the rest
         data |= {"error": error.as_dict(), "changes": None, "steps": [], "endpoints": []}
-    data["rollouts"] = [rollout.describe(r) for r in ledger.rollouts.all_live().values()]
+    data["rollouts"] = [described(r) for r in ledger.rollouts.all_live().values()]
     data["newest"] = [
         {"ref": a.ref, "versions": n, "digest": a.digest, "created_ms": a.created_ms} for a, n in ledger.assets.latest()
     ]

@@ -21,7 +21,7 @@ from longrein.core.ledger.rollouts import ALIAS
 from longrein.core.ledger.traffic import BLOCK_MS, SETTLED_MS
 from longrein.models import registry
 from longrein.models.experiment import rollout as machine
-from longrein.models.experiment.assign import BUCKETS
+from longrein.models.experiment.describe import state_of, strategy_of
 from longrein.models.experiment.judge import Arm
 from longrein.models.experiment.rollout import Gradual, Seen, State
 
@@ -135,24 +135,6 @@ class Driver:
                 failing = True
 
 
-def describe(seen: Rollout) -> dict[str, Any]:
-    """A rollout for people and programs: who gets what, what the evidence is, what comes next and when."""
-    strategy, state = strategy_of(seen), state_of(seen)
-    stage = machine.current(strategy, state)
-    data = {
-        "endpoint": seen.endpoint, "id": seen.id, "status": seen.status, "strategy": strategy.tag, "stage": stage.tag,
-        "stable": seen.stable.ref, "candidate": seen.candidate.ref, "weight": seen.weight / BUCKETS,
-        "shadow": seen.shadow / BUCKETS, "requests": {"stable": state.requests[0], "candidate": state.requests[1]},
-        "evidence": [m["sentence"] for m in (state.decision or {}).get("metrics", [])],
-        "decision": state.decision, "reason": seen.reason, "actor": seen.actor, "started_ms": seen.started_ms,
-        "updated_ms": seen.updated_ms, "ended_ms": seen.ended_ms,
-    }  # fmt: skip
-    if seen.live:
-        following, deadline_ms, undecided = machine.outlook(strategy, state)
-        data |= {"next": following, "deadline_ms": deadline_ms, "undecided": undecided}
-    return data
-
-
 def pause(ledger: Ledger, endpoint: str, on: bool, *, actor: str, reason: str = "") -> Rollout:
     """Hold a rollout where it is, or let it go on. Paused, it is still taken back when it proves worse.
 
@@ -162,16 +144,6 @@ def pause(ledger: Ledger, endpoint: str, on: bool, *, actor: str, reason: str = 
     if seen is None:
         raise Error("not_found", f"no rollout is under way at endpoint {endpoint!r}", "longrein status")
     return ledger.rollouts.save(seen, status="paused" if on else "running", actor=actor, reason=reason)
-
-
-def strategy_of(seen: Rollout) -> Gradual:
-    found = machine.declared(seen.config)
-    assert isinstance(found, Gradual)
-    return found
-
-
-def state_of(seen: Rollout) -> State:
-    return msgspec.convert(seen.state, State)
 
 
 def failures(ledger: Ledger, seen: Rollout) -> list[str]:

@@ -14,9 +14,12 @@ from starlette.routing import Route
 
 from longrein.core.errors import Error
 from longrein.core.ledger import Asset, Ledger, Run
-from longrein.core.ref import Ref
+from longrein.core.ref import check_name
 from longrein.core.store import Store
 from longrein.gateway.inference import read_body
+from longrein.models import deploy, registry
+from longrein.models.experiment.describe import describe
+from longrein.models.rollback import rollback
 
 PREFIX = "/api/v1"
 MAX_LIMIT = 1000
@@ -28,6 +31,7 @@ QUERIES: dict[str, tuple[str, ...]] = {  # what a path's query string may hold
     f"{PREFIX}/assets": ("kind", "name", "limit"),
     f"{PREFIX}/runs": ("capability", "name", "limit"),
     f"{PREFIX}/lineage/{{ref}}": ("direction", "limit"),
+    f"{PREFIX}/rollouts": ("endpoint", "limit"),
     f"{PREFIX}/events": ("subject", "kind", "after", "limit"),
     f"{PREFIX}/requests": (*ASKED, "since_ms", "until_ms", "limit"),
 }
@@ -137,27 +141,25 @@ class _Management:
     def promote(self, request: Request, body: Promote) -> Response:
         """Point an alias at a version, if its gates let it."""
         asset = self.ledger.assets.get(body.ref)
-        revision = self.ledger.aliases.move(
-            asset.kind, asset.name, body.alias, asset, actor=request.state.actor, reason=body.reason
-        )
+        registry.promote(self.ledger, asset, body.alias, actor=request.state.actor, reason=body.reason)
         self.hooks.refresh()
+        _, revision = self.ledger.aliases.get(asset.kind, asset.name)[body.alias]
         return _json({"ref": asset.ref, "alias": body.alias, "revision": revision})
 
     def rollback(self, request: Request, body: Rollback) -> Response:
-        """Point an endpoint back at a release that it served before."""
-        subject = f"release:{body.endpoint}"
-        Ref.parse(subject)
-        if body.to is None:
-            target = self.ledger.aliases.previous("release", body.endpoint, "prod")
-            if target is None:
-                raise Error("not_found", f"{subject}@prod has nothing to go back to", f"longrein ls {subject}")
-        else:
-            target = self.ledger.assets.get(Ref.parse(body.to if ":" in body.to else f"{subject}@{body.to}"))
-        revision = self.ledger.aliases.move(
-            "release", body.endpoint, "prod", target, actor=request.state.actor, reason=body.reason, back=True
-        )
+        """Point an endpoint back at a release that it served before, or end the rollout that is under way there."""
+        check_name(body.endpoint, "endpoint")
+        target = rollback(self.ledger, body.endpoint, body.to or "", actor=request.state.actor, reason=body.reason)
         self.hooks.refresh()
+        _, revision = self.ledger.aliases.get("release", body.endpoint)[deploy.ALIAS]
         return _json({"endpoint": body.endpoint, "ref": target.ref, "revision": revision})
+
+    def rollouts(self, request: Request) -> Response:
+        """Rollouts under way, or an endpoint's, the newest first: weights, requests, evidence, what comes next."""
+        endpoint = _query(request, "endpoint")["endpoint"]
+        found = self.ledger.rollouts.recent(endpoint, _limit(request)) if endpoint else []
+        live = [] if endpoint else list(self.ledger.rollouts.all_live().values())
+        return _json({"rollouts": [describe(seen) for seen in [*live, *found]]})
 
 
 def routes(ledger: Ledger, store: Store, hooks: Hooks) -> list[Route]:
@@ -171,6 +173,7 @@ def routes(ledger: Ledger, store: Store, hooks: Hooks) -> list[Route]:
         Route(f"{PREFIX}/events", handle.events),
         Route(f"{PREFIX}/requests", handle.requests),
         Route(f"{PREFIX}/why/{{id}}", handle.why),
+        Route(f"{PREFIX}/rollouts", handle.rollouts),
         Route(f"{PREFIX}/promote", _with_body(handle.promote, Promote), methods=["POST"]),
         Route(f"{PREFIX}/rollback", _with_body(handle.rollback, Rollback), methods=["POST"]),
     ]

@@ -10,13 +10,15 @@ def rollback(ledger: Ledger, endpoint: str, to: str = "", *, actor: str, reason:
     """Serve the previous release again, or version `to` ("3"), which must have been in production before.
 
     While a release is being rolled out, the one in production is the previous one: the rollout ends, and that is all.
-    Errors: `not_found` when there is nothing to go back to, `blocked` when `to` never was in production, `conflict`
-    when somebody moved the alias meanwhile.
+    Errors: `invalid` for a release of another endpoint, `not_found` when there is nothing to go back to, `blocked` when
+    `to` never was in production, `conflict` when somebody moved the alias meanwhile.
     """
     held = ledger.aliases.get("release", endpoint).get(ALIAS)
     if held is None:
         raise Error("not_found", f"nothing is in production at endpoint {endpoint!r}", "longrein ls releases")
-    target = ledger.assets.get(Ref("release", endpoint, to.rpartition("@")[2])) if to else None
+    target = ledger.assets.get(Ref.parse(to if ":" in to else f"release:{endpoint}@{to}")) if to else None
+    if target and (target.kind, target.name) != ("release", endpoint):
+        raise Error("invalid", f"{target.ref} is no release of endpoint {endpoint!r}", "give its version")
     moving = ledger.rollouts.live(endpoint)
     if moving and moving.stable == held[0] and target in (None, held[0]):
         ledger.rollouts.save(moving, status="rolled_back", actor=actor, reason=reason or "rollback")

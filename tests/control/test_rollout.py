@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from longrein.control import rollout
-from longrein.control.rollout import advance, begin, describe, drive
+from longrein.control.rollout import advance, begin, drive
 from longrein.core.errors import Error
 from longrein.core.ledger import Asset, Block, Ledger, Rollout
 from longrein.core.ledger.traffic import BLOCK_MS
 from longrein.models import registry
+from longrein.models.experiment.describe import describe
 from longrein.models.experiment.rollout import Gradual, declared
 from longrein.models.rollback import rollback
 

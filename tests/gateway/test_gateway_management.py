@@ -90,9 +90,12 @@ def test_promote_and_rollback_move_what_is_served_at_once(served):
     gateway.settled(30)
     assert say() == "v1 hi"
     assert http.post("/rollback", json={"endpoint": "support", "to": "2"}).json()["ref"] == "release:support@2"
+    other = world.promote(world.release("other", "o"))
+    wrong = http.post("/rollback", json={"endpoint": "support", "to": other.ref})
+    assert wrong.status_code == 400 and "no release of endpoint" in wrong.json()["error"]["message"]
     assert http.post("/rollback", json={"endpoint": "a\0b"}).status_code == 400
     nothing = http.post("/rollback", json={"endpoint": "nowhere"})
-    assert nothing.status_code == 404 and "nothing to go back to" in nothing.json()["error"]["message"]
+    assert nothing.status_code == 404 and "nothing is in production" in nothing.json()["error"]["message"]
 
 
 def test_a_gate_blocks_over_http_too(served):

@@ -9,12 +9,12 @@ import httpx
 import openai
 import pytest
 
-from longrein.control import rollout
 from longrein.control.rollout import begin, drive
 from longrein.core.ledger import now_ms
 from longrein.core.ledger.traffic import BLOCK_MS
 from longrein.gateway.routing import read
 from longrein.models.experiment.assign import bucket
+from longrein.models.experiment.describe import describe
 from longrein.models.experiment.rollout import declared
 from longrein.models.registry import promote
 from longrein.models.rollback import rollback
@@ -199,7 +199,7 @@ def test_a_shadow_is_asked_compared_and_never_returned(world):
         assert sum(s.count for s in agreed) == 13 and sum(s.sum for s in agreed) == 12  # "read" tells them apart
         assert judge(world, gateway) == []
         (seen,) = world.ledger.rollouts.recent("support")
-        assert rollout.describe(seen)["requests"] == {"stable": 13, "candidate": 13}
+        assert describe(seen)["requests"] == {"stable": 13, "candidate": 13}
 
 
 def test_an_ab_ends_by_what_people_say(world):
@@ -266,4 +266,4 @@ def test_a_rollback_is_followed_within_the_poll_without_being_asked(world):
         assert first_word(say(client)) == "v2"
         rollback(world.ledger, "support", actor="test", reason="by hand")
         until(lambda: first_word(say(client)) == "v1")
-        assert rollout.describe(world.ledger.rollouts.recent("support")[0])["reason"] == "by hand"
+        assert describe(world.ledger.rollouts.recent("support")[0])["reason"] == "by hand"

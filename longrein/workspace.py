@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,11 +17,14 @@ from longrein.core.ref import Ref
 from longrein.core.store import Store
 
 if TYPE_CHECKING:
+    import socket
+
     from longrein.control.loop import News
     from longrein.control.nouns import Lifecycle
     from longrein.control.plan import Plan
     from longrein.data.requests import RequestLog
     from longrein.gateway.server import Gateway
+    from longrein.gateway.workers import Workers
 
 FILE = "longrein.yaml"
 HOME = ".longrein"
@@ -178,8 +182,9 @@ class Workspace:
         found = {name: self.ledger.assets.find(Ref("release", name, "prod")) for name in wanted}
         return {name: asset for name, asset in found.items() if asset}
 
-    def gateway(self, host: str = "127.0.0.1", port: int = 8000) -> "Gateway":
-        """The OpenAI-compatible server, not yet started. port: 0 is any free one. Errors: `conflict`, `forbidden`."""
+    def gateway(self, host: str = "127.0.0.1", port: int = 8000, *, sock: "socket.socket | None" = None) -> "Gateway":
+        """The OpenAI-compatible server, not yet started. port: 0 is any free one. sock: one that listens already and
+        that other processes share. Errors: `conflict`, `forbidden`."""
         from longrein.gateway.server import Gateway
 
         def why(ledger: Ledger, store: Store, request_id: str) -> dict[str, Any]:
@@ -188,7 +193,15 @@ class Workspace:
             return why.why(ledger, store, self.requests, request_id)
 
         self.key_file()
-        return Gateway(self.ledger, self.store, self.root, host=host, port=port, why=why)
+        return Gateway(self.ledger, self.store, self.root, host=host, port=port, why=why, sock=sock)
+
+    def workers(self, host: str = "127.0.0.1", port: int = 8000, count: int = 2) -> "Workers":
+        """The same server as several processes on one port."""
+        from longrein.gateway.workers import Workers
+
+        self.key_file()
+        command = [sys.executable, "-m", "longrein.cli.main", "serve", "-C", str(self.file), "--host", host, "--worker"]
+        return Workers(self.ledger, command, count, run=self.home / "run", host=host, port=port)
 
     def key_file(self) -> Path:
         """The file, mode 0600, with this project's own API key (scope admin); made when absent."""

@@ -9,12 +9,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import click
+
 from longrein.core.errors import CODES, Error
 
 if TYPE_CHECKING:
     from longrein.cli.main import Session
     from longrein.core.ledger import Rollout
     from longrein.gateway.server import Gateway
+    from longrein.gateway.workers import Workers
     from longrein.workspace import Workspace
 
 NOTE = "gateway.json"  # in .longrein: where this project's gateway listens
@@ -23,17 +26,22 @@ ANSWER_S = 300.0
 
 @contextlib.contextmanager
 def started(
-    workspace: "Workspace", host: str = "127.0.0.1", port: int = 0, *, noted: bool = True,
+    workspace: "Workspace", host: str = "127.0.0.1", port: int = 0, *, noted: bool = True, workers: int = 1,
     moved: "Callable[[Rollout], None]" = lambda _: None,
-) -> "Iterator[Gateway]":  # fmt: skip
+) -> "Iterator[Gateway | Workers]":  # fmt: skip
     """The gateway, and what drives rollouts, in threads of this process, until the block ends.
 
-    noted: leave word of it in .longrein, for `running`. moved: told of each rollout that moves. Errors: `conflict` when
-    the port is taken.
+    noted: leave word of it in .longrein, for `running`. workers: more than one are processes of their own. moved: told
+    of each rollout that moves. Errors: `conflict` when the port is taken.
     """
     from longrein.control.rollout import Driver
 
-    gateway = workspace.gateway(host, port)
+    gateway: Gateway | Workers
+    if workers == 1:
+        gateway = workspace.gateway(host, port)
+    else:
+        gateway = several = workspace.workers(host, port, workers)
+        signal.signal(signal.SIGHUP, lambda *_: several.reload())
     note = workspace.home / NOTE
     driver = Driver(workspace.ledger, actor=workspace.actor, moved=moved)
     try:
@@ -47,6 +55,21 @@ def started(
                 note.unlink()
         gateway.stop()
         driver.close()
+
+
+workers = click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes that answer, on one port."
+)
+
+
+def work(workspace: "Workspace", host: str, fds: str) -> None:
+    """Be one of several gateway processes, on a socket that they share."""
+    import socket
+
+    from longrein.gateway.workers import serve
+
+    sock, pipe = map(int, fds.split(","))
+    serve(workspace.gateway(host, sock=socket.socket(fileno=sock)), pipe)
 
 
 def running(workspace: "Workspace") -> str | None:
@@ -66,7 +89,7 @@ def running(workspace: "Workspace") -> str | None:
         return None
 
 
-def announce(session: "Session", workspace: "Workspace", gateway: "Gateway") -> None:
+def announce(session: "Session", workspace: "Workspace", gateway: "Gateway | Workers") -> None:
     """Where it listens, on stdout; where the key lies and a request to copy, on stderr."""
     key, endpoints = workspace.key_file(), list(workspace.serves())
     body = {"model": endpoints[0] if endpoints else "NAME", "messages": [{"role": "user", "content": "hello"}]}
@@ -79,7 +102,7 @@ def announce(session: "Session", workspace: "Workspace", gateway: "Gateway") -> 
     session.say(f"  MLflow clients: MLFLOW_TRACKING_URI={gateway.url} and the key as MLFLOW_TRACKING_TOKEN")
 
 
-def states(session: "Session", gateway: "Gateway") -> None:
+def states(session: "Session", gateway: "Gateway | Workers") -> None:
     """Say which endpoints answer, once their engines have started."""
     for name, state in gateway.settled().items():
         told = {"serving": "answers", "empty": "has no release yet: longrein apply"}.get(state, state)

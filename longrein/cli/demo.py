@@ -37,7 +37,6 @@ def command(session: Session, folder: str, rows: int, serve: bool, port: int, la
         gateway.settled()
         language = lang or _locale()
         answer = _serving.chat(gateway.url, workspace.secret(), "support", story.QUESTIONS[language], temperature=0)
-        gateway.recorder.flush()  # else the log has it half a second from now
         facts = story.facts(workspace, answer["id"])
         session.show(facts, "\n" + story.tell(facts, language))
         if serve:

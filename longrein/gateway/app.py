@@ -110,6 +110,7 @@ class _Status:
 
     def __init__(self, fleet: Fleet, metrics: Metrics, door: Door, ledger_error: Callable[[], str]) -> None:
         self.fleet, self.numbers, self.door, self.ledger_error = fleet, metrics, door, ledger_error
+        metrics.look = self.inflight
 
     async def health(self, request: Request) -> Response:
         return respond({"status": "ok"})
@@ -129,15 +130,17 @@ class _Status:
             self.door.admit(request.scope, "any")
         lanes = [lane for lane in self.fleet.lanes.values() if lane.serving]
         found = await asyncio.gather(*map(_engine_stats, lanes))
-        inflight = Counter("longrein_inflight", "Answers under way.", ("endpoint", "release"), "gauge")
         ready = Counter("longrein_endpoint_up", "1 when the endpoint answers.", ("endpoint",), "gauge")
         ledger = Counter("longrein_ledger_up", "1 when the ledger could be read.", (), "gauge")
-        inflight.values = {labels(lane): lane.serving.inflight for lane in lanes if lane.serving}
         ready.values = {(name,): lane.state == "serving" for name, lane in self.fleet.lanes.items()}
         ledger.values = {(): not self.ledger_error()}
         stats = dict(zip(map(labels, lanes), found, strict=True))
-        text = self.numbers.render([inflight, ready, ledger, *engine_gauges(stats)])
+        text = self.numbers.render([ready, ledger, *engine_gauges(stats)])
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def inflight(self) -> dict[Labels, float]:
+        lanes = list(self.fleet.lanes.values())
+        return {labels(lane): lane.serving.inflight for lane in lanes if lane.serving}
 
     async def models(self, request: Request) -> Response:
         """The endpoints that have a release, as models."""

@@ -109,13 +109,13 @@ class EngineProcess(asyncio.Protocol):
 
         def spawn(listener: socket.socket, path: Path) -> None:
             without = {name: value for name, value in os.environ.items() if name != "LONGREIN_PARENT"}
+            command = [*_command(listener, self.name), str(path)]
             with _output(log) as output:
-                _started.append(
-                    subprocess.Popen(
-                        [*_command(listener, self.name), str(path)], pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL,
-                        stdout=output, stderr=output, env=without, start_new_session=True,
-                    )
+                process = subprocess.Popen(
+                    command, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                    env=without, start_new_session=True,
                 )  # fmt: skip
+            _started.append(process)
 
         _started[:] = [process for process in _started if process.poll() is None]
         return await asyncio.to_thread(attach, folder, task, spawn)

@@ -1,7 +1,7 @@
 """Counters and histograms of the gateway in plain dictionaries, shown in Prometheus' text format."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 LOWEST, HIGHEST = -10, 9  # histogram buckets: powers of two from 1 ms to 512 s
@@ -18,6 +18,13 @@ class Counter:
 
     def add(self, values: Labels, amount: float = 1) -> None:
         self.values[values] = self.values.get(values, 0) + amount
+
+    def rows(self) -> list[Any]:
+        return list(self.values.items())
+
+    def add_rows(self, rows: Iterable[Any]) -> None:
+        for values, number in rows:
+            self.add(tuple(values), number)
 
     def render(self) -> Iterable[str]:
         yield from _head(self.name, self.help, self.kind)
@@ -42,6 +49,16 @@ class Histogram:
         exponent -= mantissa == 0.5  # a power of two belongs to the bucket it bounds
         counts[min(max(exponent - LOWEST, 0), len(BOUNDS))] += 1
         self.sums[values] += seconds
+
+    def rows(self) -> list[Any]:
+        return [(values, list(counts), self.sums[values]) for values, counts in list(self.counts.items())]
+
+    def add_rows(self, rows: Iterable[Any]) -> None:
+        for values, counts, sum_ in rows:
+            values = tuple(values)
+            mine = self.counts.setdefault(values, [0] * (len(BOUNDS) + 1))
+            self.counts[values] = [a + b for a, b in zip(mine, counts, strict=True)]
+            self.sums[values] = self.sums.get(values, 0.0) + sum_
 
     def render(self) -> Iterable[str]:
         yield from _head(self.name, self.help, "histogram")
@@ -69,18 +86,37 @@ class Metrics:
         self.feedback = Counter("longrein_feedback_total", "Values of feedback that came.", ("endpoint", "outcome"))
         self.restarts = Counter("longrein_engine_restarts_total", "Engines that ended unexpectedly.", ("endpoint",))
 
+        self.inflight = Counter("longrein_inflight", "Answers under way.", per_release, "gauge")
+        self.look: Callable[[], Mapping[Labels, float]] = dict  # what is under way now
+        self.others: Callable[[], Iterable[State]] = tuple  # what the other processes on this port have counted
+
+    def parts(self) -> "list[Counter | Histogram]":
+        return [
+            self.requests, self.tokens, self.latency, self.first, self.refused, self.restarts, self.feedback,
+            self.inflight,
+        ]  # fmt: skip
+
     def render(self, gauges: Iterable[Counter] = ()) -> str:
-        parts: list[Counter | Histogram] = [
-            self.requests,
-            self.tokens,
-            self.latency,
-            self.first,
-            self.refused,
-            self.restarts,
-            self.feedback,
-            *gauges,
-        ]
+        """What this process and the others have counted, and gauges that are the same for all."""
+        whole = Metrics()
+        for state in (self.state(), *self.others()):
+            whole.add(state)
+        parts = [*whole.parts(), *gauges]
         return "\n".join(line for part in parts for line in part.render()) + "\n"
+
+    def state(self) -> "State":
+        """As plain JSON, for another process to `add`."""
+        self.inflight.values = dict(self.look())
+        rows = {part.name: part.rows() for part in self.parts()}
+        return {"gauges": {self.inflight.name: rows.pop(self.inflight.name)}, "counters": rows}
+
+    def add(self, state: "State") -> None:
+        rows = {**state["counters"], **state["gauges"]}
+        for part in self.parts():
+            part.add_rows(rows.get(part.name, ()))
+
+
+State = Mapping[str, Mapping[str, Any]]
 
 
 def engine_gauges(stats: Mapping[Labels, Mapping[str, Any]]) -> list[Counter]:

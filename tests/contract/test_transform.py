@@ -4,6 +4,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from longrein.core import plugins
 from longrein.core.errors import Error
-from longrein.core.ports import Survey, Verdict
+from longrein.core.ports import Notes, RowWise, Survey, Verdict
 
 NAMES = plugins.names("transform")
 TEXTS = [
@@ -56,7 +57,9 @@ def rows() -> list[dict[str, Any]]:
     return made
 
 
-def apply(name: str, given: list[dict[str, Any]], **options: Any) -> list[Verdict]:
+def made(name: str, given: list[dict[str, Any]] | None = None, **options: Any) -> tuple[Any, list[Verdict]]:
+    """A transform, and what it says of these rows."""
+    given = rows() if given is None else given
     try:
         transform = plugins.load("transform", name)(NEEDED.get(name, {}) | options)
     except Error as error:
@@ -67,7 +70,11 @@ def apply(name: str, given: list[dict[str, Any]], **options: Any) -> list[Verdic
         transform.survey(iter(given))
     verdicts = list(transform.apply(iter(given)))
     assert isinstance(transform.counts, Counter)
-    return verdicts
+    return transform, verdicts
+
+
+def apply(name: str, given: list[dict[str, Any]], **options: Any) -> list[Verdict]:
+    return made(name, given, **options)[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,6 +125,36 @@ def test_verdicts_come_as_rows_come(name):
 
     for number, _ in enumerate(transform.apply(stream()), 1):
         assert taken - number <= 8192  # a batch may be held, the stream may not
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rowwise_one_judges_batches_as_the_whole(name):
+    """However rows are cut, by however many instances: the same verdicts, and counts that add up."""
+    given, (whole, verdicts) = rows(), made(name)
+    if not isinstance(whole, RowWise):
+        pytest.skip("it looks at rows together")
+    assert not isinstance(whole, Survey)
+    parts, counts = list[Verdict](), Counter[str]()
+    for start, end in pairwise([0, 1, 2, 7, 30, len(given)]):
+        one, found = made(name, given[start:end])
+        parts += found
+        counts += one.counts
+    assert parts == verdicts and counts == +whole.counts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notes_say_all_that_it_needs_of_a_row(name):
+    """Taken in batches, by another instance: the same verdicts as with the rows."""
+    given, (whole, verdicts) = rows(), made(name)
+    if not isinstance(whole, Notes):
+        pytest.skip("it takes no notes")
+    notes: list[bytes] = []
+    for start, end in pairwise([0, 1, 2, 7, 30, len(given)]):
+        notes += plugins.load("transform", name)(NEEDED.get(name, {})).prepare(given[start:end])
+    light = [{"note": n, "source": r["source"], "line": r["line"]} for n, r in zip(notes, given, strict=True)]
+    _, found = made(name, light)
+    tell = [(v.reason, v.detail, v.row.get("group")) for v in verdicts]
+    assert [(v.reason, v.detail, v.row.get("group")) for v in found] == tell and any(v.reason for v in verdicts)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
             response.fail(Failure("garbage", f"it does not answer in HTTP: {said[:200]}", response.begun))
             self.abort()
             return
-        if not response.head and response.head_bytes > MAX_HEAD_BYTES:
+        if not response.head and max(response.head_bytes, response.header_bytes) > MAX_HEAD_BYTES:
             response.fail(Failure("too_large", f"the head of its answer is larger than {MAX_HEAD_BYTES} bytes"))
             self.abort()
 
@@ -210,10 +210,13 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         assert self.response
         self.response.headers[name.lower()] = value
+        self.response.header_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         response, status = self.response, self.parser.get_status_code()
         assert response
+        if response.header_bytes > MAX_HEAD_BYTES:
+            return  # data_received sees to it
         if status < 200:  # 100 Continue and 103 Early Hints announce the answer, and are none
             response.headers.clear()
         else:
@@ -239,12 +242,12 @@ class Response:
 
     __slots__ = (
         "_pieces", "_size", "_timer", "_waiter", "closed", "complete", "connection", "deadline", "failure", "head",
-        "head_bytes", "headers", "last", "loop", "paused", "status",
+        "head_bytes", "header_bytes", "headers", "last", "loop", "paused", "status",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, deadline: float) -> None:
         self.connection, self.deadline, self.loop = connection, deadline, asyncio.get_running_loop()
-        self.status = self.head_bytes = self._size = 0
+        self.status = self.head_bytes = self.header_bytes = self._size = 0
         self.headers: dict[bytes, bytes] = {}  # names in lower case
         self.head = self.complete = self.closed = self.paused = False
         self.failure: Failure | None = None

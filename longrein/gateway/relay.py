@@ -191,9 +191,10 @@ class Relay:
 
 
 def _telling(events: bytes) -> bool:
-    """Whether there is more in them than words."""
+    """Whether there is more in them than words, or less."""
     return (
-        b'"finish_reason":"' in events
+        not events.endswith(b"}\n\n")
+        or b'"finish_reason":"' in events
         or b'"finish_reason": "' in events
         or b'"usage":{' in events
         or b'"usage": {' in events

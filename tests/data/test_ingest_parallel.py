@@ -330,3 +330,30 @@ def once(name, pid):
 
 plugin = Hurt
 """
+
+
+# -- a disk that fills
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_disk_that_fills_is_told_and_the_work_goes_on_when_there_is_room(project, small, tmp_path, cpus):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        project.store.root = disk / "store"
+        draw = random.Random(0)
+        for i in range(40):
+            project.write(f"data/{i:02}.txt", "".join(f"{draw.randbytes(300).hex()}\n" for _ in range(60)))
+        with pytest.raises(Error) as raised:
+            run(project, cpus, transforms=["normalize", "dedup"])
+        assert raised.value.code == "no_space" and not (disk / "store/lance/tickets.lance").exists()
+        before = parts_of(project)
+        assert before and not list((disk / "store/parts/tickets").glob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        made = run(project, cpus, transforms=["normalize", "dedup"])
+        assert made.meta["rows"] == 2400 and before.items() <= parts_of(project).items()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

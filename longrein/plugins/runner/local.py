@@ -83,7 +83,8 @@ class Local:
 
 
 def _follow() -> None:
-    """A worker ends with the process that it works for, however that ends."""
+    """A worker ends with the process that it works for, however that ends, and takes one CPU."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # no library that reads it is loaded yet
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()

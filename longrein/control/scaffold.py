@@ -39,12 +39,17 @@ def write(folder: Path, text: str) -> Path:
 
 
 def own_key(ledger: Ledger, home: Path, *, actor: str) -> Path:
-    """The file with this project's own API key (scope admin, mode 0600); made when absent or revoked."""
-    path = home / KEY
-    if path.exists() and hashed(read_secret(path)) in ledger.keys.live():
+    """The file with this project's own API key (scope admin, mode 0600); made when absent or revoked.
+
+    LONGREIN_ADMIN_KEY, where it is set, is that key: several servers, each with a project of its own, can share one.
+    """
+    path, live, given = home / KEY, ledger.keys.live(), os.environ.get("LONGREIN_ADMIN_KEY", "").strip()
+    if path.exists() and hashed(kept := read_secret(path)) in live and given in ("", kept):
         return path
     path.unlink(missing_ok=True)
-    return secret_file(path, lambda: ledger.keys.create("this project", ("admin",), actor=actor))
+    if hashed(given) in live:
+        return secret_file(path, lambda: given)
+    return secret_file(path, lambda: ledger.keys.create("this project", ("admin",), actor=actor, secret=given))
 
 
 def secret_file(path: str | Path, make: Callable[[], str]) -> Path:
@@ -72,6 +77,14 @@ def read_secret(path: Path) -> str:
     if mode:
         raise Error("unauthorized", f"others on this machine can read {path}", f"chmod 600 {path}")
     return text
+
+
+def serving(project: str) -> str:
+    """A lifecycle file for a folder that serves what others made."""
+    return f"""\
+# Longrein: this project serves what `longrein unpack` brings. It makes nothing, so there is nothing to apply.
+project: {plain(project)}
+"""
 
 
 def bare(project: str) -> str:

@@ -1,7 +1,7 @@
 """The request log, read: the open segments of every gateway process and the sealed Parquet files beside them."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from longrein.core.errors import Error
 from longrein.core.record import ID_MS, SEGMENT, Record, segments
@@ -18,7 +18,7 @@ from longrein.core.record import ID_MS, SEGMENT, Record, segments
 FOREVER_MS = 1 << 62
 WRITTEN_S = 1.2  # by then a gateway has written what it answered
 RECENT_MS = 600_000
-DURATION_MS = 3_600_000  # no request takes longer: how much later than its id a record may be written
+JITTER_MS = 10_000  # between the time in an id and the record's own, even where the clock is set
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), list[str]: pa.list_(pa.string())}
 
 
@@ -94,23 +94,24 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             and (not self.text or self.text.casefold() in f"{r.input or ''}\0{r.output or ''}".casefold())
         )
 
-    def expression(self) -> Any:
-        """The same for Parquet, where a release may still be asked for too widely: `has` decides."""
+    def mask(self, table: Any) -> Any:
+        """The same for a Table: a boolean array."""
         low, high = self.statuses
-        found = (pc.field("ts_ms") >= self.since_ms) & (pc.field("ts_ms") < self.until_ms)
-        found = found & (pc.field("status") >= low) & (pc.field("status") < high)
+        found = between(table["ts_ms"], self.since_ms, self.until_ms)
+        if self.status:
+            found = pc.and_(found, between(table["status"], low, high))
         for name, wanted in (
             ("endpoint", self.endpoint), ("key_id", self.key), ("team", self.team), ("user", self.user),
             ("session", self.session),
         ):  # fmt: skip
-            found = found & (pc.field(name) == wanted) if wanted else found
+            found = pc.and_(found, pc.equal(table[name], wanted)) if wanted else found
         if self.release:
-            found = found & pc.starts_with(pc.field("release"), self.release)
+            found = pc.and_(found, pc.starts_with(table["release"], self.release))
         if self.text:
-            where = (pc.match_substring(pc.field(n), self.text, ignore_case=True) for n in ("input", "output"))
-            one, other = (pc.coalesce(hit, pa.scalar(False)) for hit in where)
-            found = found & (one | other)
-        return found
+            for_each = (pc.match_substring(table[n], self.text, ignore_case=True) for n in ("input", "output"))
+            one, other = (pc.fill_null(hit, False) for hit in for_each)
+            found = pc.and_(found, pc.or_(one, other))
+        return pc.fill_null(found, False)
 
     def _equal(self, r: Record) -> Iterable[tuple[str, str]]:
         return (
@@ -137,9 +138,21 @@ class Sealed(NamedTuple):
                 found.append(cls(int(first), int(last), path))
         return sorted(found, key=lambda s: -s.last_ms)
 
-    def table(self, expression: Any = None, columns: list[str] | None = None) -> Any:
-        """A pyarrow Table of the current columns; one that this file is too old for is null."""
-        return ds.dataset(self.path, schema=SCHEMA, format="parquet").to_table(filter=expression, columns=columns)
+    def tables(self, wanted: Callable[[int, int], bool] = lambda first, last: True, step: int = 1) -> Iterator[Any]:
+        """Row groups, by the times they hold, as Tables of the current columns: one that this file is too old for is
+        null. step: -1 begins with the newest. Errors: `corrupt`."""
+        try:
+            with pq.ParquetFile(self.path) as file:
+                names = file.schema_arrow.names
+                for i in range(file.num_row_groups)[::step]:
+                    times = file.metadata.row_group(i).column(names.index("ts_ms")).statistics
+                    if not times or wanted(times.min, times.max):
+                        yield _current(file.read_row_group(i, [n for n in names if n in DEFAULTS]))
+        except FileNotFoundError:  # joined into another meanwhile
+            return
+        except (pa.ArrowInvalid, ValueError) as error:
+            hint = "restore it from a copy, or remove it"
+            raise Error("corrupt", f"{self.path} cannot be read: {error}", hint) from error
 
 
 class RequestLog:
@@ -155,10 +168,10 @@ class RequestLog:
             for record in self._open(id.encode()):
                 if record.id == id:
                     return as_dict(record)
-            for file in self._files(at - 1000, at + DURATION_MS):
-                here = (pc.field("ts_ms") >= at - 1000) & (pc.field("ts_ms") <= at + DURATION_MS)
-                for row in _rows(file, here & (pc.field("id") == id)):
-                    return row
+            for file in self._files(at - JITTER_MS, at + JITTER_MS):
+                for table in file.tables(lambda first, last: first - JITTER_MS <= at <= last + JITTER_MS):
+                    for row in _rows(table.filter(pc.equal(table["id"], id))):
+                        return row
             if not 0 <= time.time_ns() // 1_000_000 - at < RECENT_MS or time.monotonic() - begun > WRITTEN_S:
                 break
             time.sleep(0.1)  # a gateway may have it in memory still
@@ -168,11 +181,19 @@ class RequestLog:
         """The newest first."""
         query = query or Query()
         found = {r.id: as_dict(r) for r in self._open() if query.has(r)}
-        for file in self._files(query.since_ms, query.until_ms):
+
+        def wanted(first: int, last: int) -> bool:
+            """Whether a time may hold some that are newer than the last of those found."""
             newest = sorted((r["ts_ms"] for r in found.values()), reverse=True)[:limit]
-            if len(newest) == limit and newest[-1] > file.last_ms:
-                break
-            found |= {row["id"]: row for row in _rows(file, query.expression(), limit)}
+            enough = len(newest) == limit and newest[-1] > last
+            return not enough and last >= query.since_ms and first < query.until_ms
+
+        for file in self._files(query.since_ms, query.until_ms):
+            for table in file.tables(wanted, -1) if wanted(file.first_ms, file.last_ms) else ():
+                table = table.filter(query.mask(table))
+                if len(table) > limit:
+                    table = table.take(pc.sort_indices(table, [("ts_ms", "descending")])[:limit])
+                found |= {row["id"]: row for row in _rows(table)}
         return sorted(found.values(), key=lambda r: (-r["ts_ms"], r["id"]))[:limit]
 
     def follow(self, query: Query | None = None, every_s: float = 0.5) -> Iterator[dict[str, Any]]:
@@ -240,15 +261,15 @@ def _after(path: Path, offset: int) -> tuple[bytes, int]:
     return data[:end], offset + end
 
 
-def _rows(file: Sealed, expression: Any, limit: int = 0) -> list[dict[str, Any]]:
-    try:
-        table = file.table(expression)
-    except FileNotFoundError:  # joined into another meanwhile
-        return []
-    except pa.ArrowInvalid as error:
-        raise Error(
-            "corrupt", f"{file.path} cannot be read: {error}", "restore it from a copy, or remove it"
-        ) from error
-    if limit and table.num_rows > limit:
-        table = table.sort_by([("ts_ms", "descending")]).slice(0, limit)
+def between(column: Any, low: int, high: int) -> Any:
+    """From, and up to but not with."""
+    return pc.and_(pc.greater_equal(column, low), pc.less(column, high))
+
+
+def _current(table: Any) -> Any:
+    columns = [table[f.name] if f.name in table.schema.names else pa.nulls(len(table), f.type) for f in SCHEMA]
+    return pa.table(columns, names=SCHEMA.names).cast(SCHEMA)
+
+
+def _rows(table: Any) -> list[dict[str, Any]]:
     return [{k: DEFAULTS[k] if v is None else v for k, v in row.items()} for row in table.to_pylist()]

@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from longrein.core.record import DAYS, TEXT_DAYS, lock, segments
@@ -135,7 +135,7 @@ def _small(files: list[Sealed], now: int) -> Iterator[list[Sealed]]:
 
 def _join(folder: Path, group: list[Sealed]) -> int:
     times = [min(s.first_ms for s in group), max(s.last_ms for s in group)]
-    _replace(folder, [s.path for s in group], _tables(group), times)
+    _replace(folder, [s.path for s in group], chain.from_iterable(s.tables() for s in group), times)
     return len(group)
 
 
@@ -162,36 +162,30 @@ def _forget(folder: Path, file: Sealed, policies: Policies, now: int) -> int:
 
 def _erase(folder: Path, file: Sealed, person: Person) -> int:
     name, value = ("user", person.user) if person.user else ("session", person.session)
-    theirs = (pc.field(name) == value) & (pc.field("ts_ms") < person.before_ms)
-    if not (count := file.table(theirs, ["id"]).num_rows):
-        return 0
+
+    def theirs(table: Any) -> Any:
+        here = pc.and_(pc.equal(table[name], value), pc.less(table["ts_ms"], person.before_ms))
+        return pc.fill_null(here, False)
 
     def take(table: Any) -> Any:
-        here = pc.fill_null(pc.and_(pc.equal(table[name], value), pc.less(table["ts_ms"], person.before_ms)), False)
+        here = theirs(table)
         for column, empty in {**PERSONAL, "erased": True}.items():
             at = table.schema.get_field_index(column)
             kept = pc.if_else(here, pa.scalar(empty, table.schema.field(at).type), table[column])
             table = table.set_column(at, column, kept)
         return table
 
-    _replace(folder, [file.path], map(take, _tables([file])), [file.first_ms, file.last_ms])
+    if count := sum(pc.sum(theirs(table)).as_py() or 0 for table in file.tables()):
+        _replace(folder, [file.path], map(take, file.tables()), [file.first_ms, file.last_ms])
     return int(count)
 
 
 def _rewrite(folder: Path, file: Sealed, change: Callable[[Any], Any]) -> int:
     """Put what `change` makes of a file in its place, if it differs at all."""
-    if all(change(table).equals(table) for table in _tables([file])):
+    if all(change(table).equals(table) for table in file.tables()):
         return 0
-    _replace(folder, [file.path], map(change, _tables([file])), [file.first_ms, file.last_ms])
+    _replace(folder, [file.path], map(change, file.tables()), [file.first_ms, file.last_ms])
     return 1
-
-
-def _tables(files: list[Sealed]) -> Iterator[Any]:
-    """Row groups in the current columns, one in memory at a time."""
-    for file in files:
-        for fragment in ds.dataset(file.path, schema=SCHEMA, format="parquet").get_fragments():
-            for group in fragment.split_by_row_group():
-                yield group.to_table(schema=SCHEMA)
 
 
 def _replace(folder: Path, sources: list[Path], tables: Iterable[Any], times: list[int]) -> None:

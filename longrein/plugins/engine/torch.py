@@ -8,61 +8,45 @@ is given away again, but not emptied.
 import bisect
 import itertools
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 import torch
-from msgspec import Meta
 
 from longrein.core.errors import Error
-from longrein.core.generation import Event, Limits, Load, Logprob, Queued, Request, Slo, Work
+from longrein.core.generation import Event, Limits, Load, Logprob, Queued, Request, Work
 from longrein.core.worker import as_error
-from longrein.plugins.engine._torch import checkpoint
-from longrein.plugins.engine._torch.model import Model, Span, cache_dtype
+from longrein.plugins.engine._torch import checkpoint, options
+from longrein.plugins.engine._torch.model import Model, Span
+from longrein.plugins.engine._torch.options import Config as Config
 from longrein.plugins.engine._torch.sampling import choice, choose
 from longrein.plugins.engine._torch.sequence import Sequence
 from longrein.plugins.engine._torch.slots import Slots
 from longrein.plugins.engine._torch.text import Stream, Text, too_long
 
 VERSION = 2
-MEMORY_SHARE = 0.5  # of this machine's memory that the cache may claim
 SMOOTHING = 0.05  # of the moving average of step times
 
-Count = Annotated[int, Meta(ge=1)]
-
-
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    max_batch: Count = 16  # slots: sequences that run at once
-    max_queue: Count = 512  # requests that may wait for a slot
-    context: Count | None = None  # tokens of prompt and answer; None: the model's own, at most 4,096
-    prefill_tokens: Count = 512  # tokens of prompts that one step may compute; longer prompts take several steps
-    kept: Annotated[int, Meta(ge=0)] | None = None  # ended requests kept for prompts that begin alike; None: max_batch
-    slo: Slo | None = None  # ttft_s and tpot_s: steps are sized for them, and what would be late is refused
-    device: str = "auto"  # "cpu", "cuda", "cuda:1", …
-    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"  # float32 on a CPU, bfloat16 elsewhere
-    threads: Count | None = None  # None: torch's own choice
+Plan = list[tuple[Sequence, Span]]  # of a step
 
 
 class Torch:
     """See longrein.core.ports.Engine and Steered."""
 
     @torch.inference_mode()
-    def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
-        config = self.config = _config(options)
+    def __init__(self, model: Path, given: Mapping[str, Any]) -> None:
+        config = self.config = options.parse(given)
         if config.threads:
             torch.set_num_threads(config.threads)
         architecture, tensors = checkpoint.read(model)
         self.text = Text(model)
         self.eos = checkpoint.eos_ids(model, architecture)
-        self.context = _context(config, architecture.max_position_embeddings)
-        device, dtype = _device(config)
-        int8 = config.dtype == "int8"
-        slots = _slots(architecture, config, self.context, dtype, device)
+        self.context = options.context(config, architecture.max_position_embeddings)
+        device, dtype, int8 = options.device(config)
+        slots = options.slots(architecture, config, self.context, dtype, device)
         self.model = Model(
             architecture, tensors, slots=slots, context=self.context, dtype=dtype, device=device, int8=int8
         )
@@ -115,19 +99,17 @@ class Torch:
         self._admit(began)
         plan = self._plan()
         if not plan:
+            self.work = None
             return []
-        sequences, spans = [s for s, _ in plan], [span for _, span in plan]
-        logits = self.model.forward(spans)
+        logits = self.model.forward([span for _, span in plan])
         for sequence, span in plan:
             self.slots.extend(span.slot, span.tokens)
             sequence.done += len(span.tokens)
-        ending = [s for s, span in plan if span.ends]
-        first = [s for s in ending if not s.ids]
-        prefilling = [span for s, span in plan if not s.ids]
+        ending = [sequence for sequence, span in plan if span.ends]
         tokens = choose(logits, [s.choice for s in ending])
-        self._share(sequences, spans, time.monotonic() - began)
+        self._share(plan, time.monotonic() - began)
         events = self._accept(ending, tokens, logits)
-        self._note(spans, prefilling, ending, events, first, time.monotonic() - began)
+        self._note(plan, events, time.monotonic() - began)
         return events
 
     def pending(self) -> int:
@@ -211,7 +193,7 @@ class Torch:
         self._wait(sequence)
         self.counts["preemptions_total"] += 1
 
-    def _plan(self) -> list[tuple[Sequence, Span]]:
+    def _plan(self) -> Plan:
         """The next step: a token of every sequence that has none to compute but its last, and pieces of prompts as
         far as the limit goes, in the order of service. Single tokens first."""
         left, plan = self.limits.prefill_tokens, []
@@ -248,15 +230,15 @@ class Torch:
             return Event(sequence.request.id, error=as_error(error).as_dict())
         return event
 
-    def _share(self, sequences: list[Sequence], spans: list[Span], seconds: float) -> None:
+    def _share(self, plan: Plan, seconds: float) -> None:
         """A step's seconds among those it worked for, by their floating-point operations."""
-        flops = [self.model.flops(span) for span in spans]
+        flops = [self.model.flops(span) for _, span in plan]
         second = seconds / sum(flops)
-        for sequence, own in zip(sequences, flops, strict=True):
-            if sequence.ids:
-                sequence.decode_s += own * second
-            else:
+        for (sequence, span), own in zip(plan, flops, strict=True):
+            if sequence.reads(span):
                 sequence.prefill_s += own * second
+            else:
+                sequence.decode_s += own * second
         self.busy_s += seconds
 
     def _logprob(self, logits: torch.Tensor, token: int, count: int) -> Logprob:
@@ -272,77 +254,26 @@ class Torch:
         self.running.remove(sequence)
         sequence.slot, sequence.done = -1, 0
 
-    def _note(
-        self,
-        spans: list[Span],
-        prefilling: list[Span],
-        ending: list[Sequence],
-        events: list[Event],
-        first: list[Sequence],
-        seconds: float,
-    ) -> None:
+    def _note(self, plan: Plan, events: list[Event], seconds: float) -> None:
         """What the step was, for the controller and the statistics."""
-        self.work = Work(
-            batch=len(ending),
-            prefill_tokens=sum(len(span.tokens) for span in prefilling),
-            context=sum(span.start + len(span.tokens) for span in spans),
+        self.work = work = Work(
+            batch=sum(span.ends for _, span in plan),
+            prefill_tokens=sum(len(span.tokens) for sequence, span in plan if sequence.reads(span)),
+            context=sum(span.start + len(span.tokens) for _, span in plan),
             seconds=seconds,
             ended=sum(e.finish_reason is not None for e in events),
-            first=[(s.request.id, s.first_s) for s in first],
+            first=[(s.request.id, s.first_s) for s, span in plan if span.ends and len(s.ids) == 1],
         )
         self.step_s += (seconds - self.step_s) * (SMOOTHING if self.step_s else 1.0)
         self.counts["steps_total"] += 1
-        self.counts["requests_total"] += self.work.ended
-        self.batch_sizes[1 << max(len(ending) - 1, 0).bit_length()] += 1
+        self.counts["requests_total"] += work.ended
+        self.batch_sizes[1 << max(work.batch - 1, 0).bit_length()] += 1
 
     def _retry_after_s(self) -> int:
         """When the queue should be gone, from the mean tokens of a request and the step time; at least a second."""
         tokens = self.counts["tokens_out_total"] / max(self.counts["requests_total"], 1)
         rounds = self.pending() / self.config.max_batch
         return max(1, math.ceil(tokens * rounds * self.step_s))
-
-
-def _config(options: Mapping[str, Any]) -> Config:
-    try:
-        return msgspec.convert(dict(options), Config)
-    except msgspec.ValidationError as error:
-        hint = f"its options are {', '.join(Config.__struct_fields__)}"
-        raise Error("invalid", f"options of the engine torch: {error}", hint) from None
-
-
-def _context(config: Config, limit: int) -> int:
-    if config.context and config.context > limit:
-        raise Error(
-            "invalid", f"the model has {limit} positions, fewer than context: {config.context}", "lower context"
-        )
-    return config.context or min(limit, 4096)
-
-
-def _device(config: Config) -> tuple[torch.device, torch.dtype]:
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if config.dtype == "int8" and name != "cpu":
-        raise Error("invalid", f"dtype: int8 runs on a CPU only, not on {name}", "use bfloat16 there")
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}.get(config.dtype)
-    return torch.device(name), dtype or (torch.float32 if name == "cpu" else torch.bfloat16)
-
-
-def _slots(a: checkpoint.Architecture, config: Config, context: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Slots of the cache, as far as they have room in memory."""
-    kept = config.max_batch if config.kept is None else config.kept
-    if device.type != "cpu":
-        return config.max_batch + kept
-    itemsize = cache_dtype(dtype, device).itemsize
-    slot = 2 * a.num_hidden_layers * a.kv_heads * context * a.head_size * itemsize
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    room = int(total * MEMORY_SHARE) // slot
-    needed = config.max_batch + (config.kept or 0)
-    if needed > room:
-        message = f"{needed} slots of {context} tokens need {needed * slot / 2**30:.1f} GiB of this machine's"
-        hint = "lower max_batch, kept or context in the engine's options"
-        raise Error("invalid", f"{message} {total / 2**30:.1f}", hint)
-    return min(config.max_batch + kept, room)
 
 
 def _broken(sequence: Sequence) -> Event:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from longrein.core.generation import Event, Request, Usage
+from longrein.plugins.engine._torch.model import Span
 from longrein.plugins.engine._torch.sampling import Choice
 from longrein.plugins.engine._torch.text import Stream
 
@@ -44,6 +45,10 @@ class Sequence:
         if self.todo == 1 and self.ids:
             return self.ids[-1:]
         return (self.prompt + self.ids)[self.done : self.done + count]
+
+    def reads(self, span: Span) -> bool:
+        """Whether a step's span is of what was given, or given before: no answer comes of it alone."""
+        return len(span.tokens) > 1 or span.start < len(self.prompt)
 
     def advance(self, token: int, eos: set[int]) -> Event:
         """Take the chosen token: what it adds to the text, and whether it ends it."""

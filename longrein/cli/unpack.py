@@ -15,21 +15,18 @@ from longrein.cli.main import Session
 def command(session: Session, package: Path, trust: tuple[str, ...], into: Path | None) -> None:
     from longrein import workspace
     from longrein.control import scaffold
-    from longrein.models.package.unpack import serve, unpack
+    from longrein.models.package.unpack import serve, unpack, vouched
 
+    keys = [key for given in trust for key in given.replace(",", " ").split()]  # several, as in an environment variable
     if into and not (into / workspace.FILE).exists():
+        vouched(package, keys)  # a package that is refused leaves no project behind
         scaffold.write(into, scaffold.serving(into.absolute().name))
     opened = workspace.open(into) if into else session.workspace
     ledger, actor = opened.ledger, opened.actor
-    release, signer = unpack(ledger, opened.store, package, opened.home, trusted=_keys(trust), actor=actor)
+    release, signer = unpack(ledger, opened.store, package, opened.home, trusted=keys, actor=actor)
     if into:
         serve(ledger, release, actor=actor)
     data = {"ref": release.ref, "digest": release.digest, "signer": signer, "project": str(opened.root)}
     then = f"longrein -C {into} serve" if into else f"longrein promote {release.ref}"
     session.say(f"next: {then}")
     session.show(data, f"{release.ref}, signed by {signer}, is in {opened.root}")
-
-
-def _keys(given: tuple[str, ...]) -> list[str]:
-    """Several may stand in one, as in an environment variable."""
-    return [key for keys in given for key in keys.replace(",", " ").split()]

@@ -109,7 +109,7 @@ def test_every_changed_byte_is_refused(packed: tuple[Path, str], call: Call, tmp
         used = any(name in text for text in (m.decode("latin-1") for m in blobs(layout).values()))
         if done.code == 0:  # the description that registries show is not read here, but still signed
             assert used and b'"modelfs"' in content
-            shutil.rmtree(home)
+            shutil.rmtree(home, ignore_errors=True)
         blob.unlink()
         if done.code:
             assert call("unpack", layout, "--into", home, "--trust", key).code != 0
@@ -136,7 +136,7 @@ def test_unknown_key_unsigned_and_swapped_signatures_are_refused(
         other["signer"] != key
         and other["digest"] == json.loads((layout / "index.json").read_bytes())["manifests"][0]["digest"]
     )
-    assert lr.open(tmp_path / "server").ledger.assets.recent("release", "support") == []
+    assert not (tmp_path / "server").exists()
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/outside", "", "model/../../outside"])

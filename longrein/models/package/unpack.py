@@ -48,17 +48,24 @@ def unpack(
     passed where it was made count here too, for gates of the same name and definition: the signer vouches for them.
     Errors: `blocked` when no trusted key signed it, `corrupt`, `invalid`, `not_found`.
     """
-    layout = Layout(source)
-    manifests = [(entry, layout.read(entry)) for entry in layout.index()]  # an index that was copied may tell no types
-    artifact = _only([entry for entry, manifest in manifests if manifest.get("artifactType") == ARTIFACT], source)
-    statements = [manifest for _, manifest in manifests if manifest.get("artifactType") == STATEMENT]
-    statement, signer = _statement(layout, statements, artifact, trusted)
+    layout, artifact, statement, signer = vouched(source, trusted)
     staged = scratch / f"unpack-{uuid.uuid4().hex}"
     try:
         record = _extract(layout, artifact, staged)
         return _record(ledger, store, staged, record, statement, signer, actor), signer
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def vouched(source: Path, trusted: Collection[str]) -> tuple[Layout, Descriptor, dict[str, Any], str]:
+    """(layout, artifact, statement, signer) once a trusted key is found to have signed the artifact's manifest, and so
+    the digests of all that is in it. Errors: as `unpack`."""
+    layout = Layout(source)
+    manifests = [(entry, layout.read(entry)) for entry in layout.index()]  # an index that was copied may tell no types
+    artifact = _only([entry for entry, manifest in manifests if manifest.get("artifactType") == ARTIFACT], source)
+    statements = [manifest for _, manifest in manifests if manifest.get("artifactType") == STATEMENT]
+    statement, signer = _statement(layout, statements, artifact, trusted)
+    return layout, artifact, statement, signer
 
 
 def serve(ledger: Ledger, release: Asset, *, actor: str) -> None:

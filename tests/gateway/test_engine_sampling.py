@@ -101,3 +101,27 @@ def test_minus_infinity_is_never_chosen() -> None:
     for seed in range(20):
         chosen = [choice(Request(prompt=[0], seed=seed), [0], [], 9, torch.device("cpu"))]
         assert choose(row, chosen) == [4]
+
+
+class Rising:
+    """Each token is greater than the one before."""
+
+    def __init__(self) -> None:
+        self.last = -1
+
+    def allowed(self) -> torch.Tensor:
+        return torch.arange(VOCABULARY) > self.last
+
+    def accept(self, token: int) -> None:
+        self.last = token
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_constraint(temperature: float) -> None:
+    request = Request(prompt=[0], temperature=temperature, seed=1)
+    bound, free = (choice(request, [0], [], VOCABULARY, torch.device("cpu")) for _ in range(2))
+    bound.constraint = Rising()
+    got = [choose(logits().repeat(2, 1), [bound, free]) for _ in range(3)]
+    assert [g[0] for g in got] == sorted({g[0] for g in got})
+    if not temperature:
+        assert {g[1] for g in got} == {int(logits().argmax())} == {got[0][0]}

@@ -7,6 +7,7 @@ sum. The order of the steps is transformers': penalties, temperature, top-k, top
 
 import random
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -14,6 +15,18 @@ from longrein.core.generation import Request
 
 Tensor = torch.Tensor
 NUCLEUS = 256  # tokens that top-p looks at first
+
+
+class Constraint(Protocol):
+    """Which tokens may come next: a grammar, a JSON schema."""
+
+    def allowed(self) -> Tensor:
+        """[vocab] bool, at least one of them true."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """That token was chosen."""
+        ...
 
 
 @dataclass(slots=True)
@@ -26,11 +39,12 @@ class Choice:
     counts: Tensor | None = None  # [vocab] float, how often each was generated
     eos: Tensor | None = None  # token ids that may not come before min_tokens
     made: int = 0
+    constraint: Constraint | None = None
 
     @property
     def plain(self) -> bool:
         """The best logit as it is."""
-        return self.request.temperature == 0 and self.prompt is None and not self.bans
+        return self.request.temperature == 0 and self.prompt is None and not self.bans and self.constraint is None
 
     @property
     def bans(self) -> bool:
@@ -59,6 +73,8 @@ def choose(logits: Tensor, choices: list[Choice]) -> list[int]:
         c.made += 1
         if c.counts is not None:
             c.counts[token] += 1
+        if c.constraint is not None:
+            c.constraint.accept(token)
     return tokens
 
 
@@ -68,6 +84,8 @@ def _adjust(logits: Tensor, choices: list[Choice]) -> Tensor:
             _penalize(row, c)
         if c.bans and c.eos is not None:
             row[c.eos] = -torch.inf
+        if c.constraint is not None:
+            row.masked_fill_(~c.constraint.allowed(), -torch.inf)
     return logits
 
 

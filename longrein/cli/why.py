@@ -34,6 +34,7 @@ def as_text(found: dict[str, Any]) -> str:
         parts += [_said(f) for f in found.get("feedback", [])]
     if release := found.get("release"):
         parts.append(_release(release, found))
+        parts += [_side(found["rollout"])] if found.get("rollout") else []
     elif "request" in found:
         parts.append("no release answered it")
     parts += [_asset(a, found) for a in found.get("assets", []) if a["ref"] != (release or {}).get("ref")]
@@ -55,6 +56,11 @@ def _request(r: dict[str, Any]) -> str:
 def _said(f: dict[str, Any]) -> str:
     value = f"{f['name']} {_text.number(f['value'])}" if f["value"] is not None else "a comment"
     return f"  feedback  {value} ({_text.when(f['ts_ms'])}) {_text.short(f['comment'], 80)}".rstrip()
+
+
+def _side(r: dict[str, Any]) -> str:
+    what = f"{r['strategy']} of {r['candidate']} against {r['stable']}, {r['status'].replace('_', ' ')}"
+    return f"  as {r['arm']} of rollout {r['id']}: {what}"
 
 
 def _release(release: dict[str, Any], found: dict[str, Any]) -> str:

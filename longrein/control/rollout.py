@@ -147,9 +147,12 @@ def pause(ledger: Ledger, endpoint: str, on: bool, *, actor: str, reason: str = 
 
 
 def failures(ledger: Ledger, seen: Rollout) -> list[str]:
-    """Why the candidate's engine failed, each time since the rollout began, in any gateway."""
-    events = ledger.events.recent(seen.candidate.ref, "release.failed", limit=20)
-    return [e.data["error"]["message"] for e in reversed(events) if e.ts_ms >= seen.started_ms]
+    """Why the candidate's engine failed, each time since the rollout began, in the gateway where it did most often."""
+    found: dict[str, list[str]] = {}
+    for event in reversed(ledger.events.recent(seen.candidate.ref, "release.failed")):
+        if event.ts_ms >= seen.started_ms:
+            found.setdefault(event.data["gateway"], []).append(event.data["error"]["message"])
+    return max(found.values(), key=len, default=[])
 
 
 def observed(ledger: Ledger, seen: Rollout, strategy: Gradual, state: State, now: int) -> Iterator[Seen]:

@@ -21,7 +21,7 @@ def why(
     found: dict[str, Any] = {"request": request, "feedback": ledger.feedback.of(request_id)}
     if release is None:
         return found
-    found |= _release(ledger, release)
+    found |= _release(ledger, release) | {"rollout": _rollout(ledger, request)}
     return found | _origin(ledger, store, release, text or request["input"] or "", rows)
 
 
@@ -30,6 +30,17 @@ def why_asset(ledger: Ledger, store: Store, ref: str, *, text: str = "", rows: i
     asset = ledger.assets.get(ref)
     found = _release(ledger, asset) if asset.kind == "release" else {"asset": _asset(asset)}
     return found | _origin(ledger, store, asset, text, rows)
+
+
+def _rollout(ledger: Ledger, request: dict[str, Any]) -> dict[str, Any] | None:
+    """On which side of which rollout a request was answered; None when none was under way."""
+    for one in ledger.rollouts.recent(request["endpoint"], limit=1000):
+        sides = {one.stable.digest: "stable", one.candidate.digest: "shadow" if request["arm"] else "candidate"}
+        under_way = one.started_ms <= request["ts_ms"] and (one.ended_ms is None or request["ts_ms"] <= one.ended_ms)
+        if under_way and request["release"] in sides:
+            against = {"stable": one.stable.ref, "candidate": one.candidate.ref, "strategy": one.config["strategy"]}
+            return {"id": one.id, "arm": sides[request["release"]], "status": one.status, **against}
+    return None
 
 
 def _release(ledger: Ledger, release: Asset) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Which endpoint serves which releases: a table read whole from the ledger whenever its head moves."""
 
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -73,7 +75,8 @@ def read(ledger: Ledger) -> Table:
 def report(ledger: Ledger, target: Target, error: Error) -> None:
     """Say that a release cannot be served here, for its rollout to hear; while the ledger is away, in the log alone."""
     try:
-        ledger.events.append("gateway", "release.failed", target.ref, digest=target.digest, error=error.as_dict())
+        told = {"digest": target.digest, "gateway": f"{socket.gethostname()}:{os.getpid()}", "error": error.as_dict()}
+        ledger.events.append("gateway", "release.failed", target.ref, **told)
     except (Error, SQLAlchemyError) as away:
         log.warning("a failure of %s could not be told: %s", target.ref, away)
 

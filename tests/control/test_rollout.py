@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from longrein.control import rollout
+from longrein.control import rollout, why
 from longrein.control.rollout import advance, begin, drive
 from longrein.core.errors import Error
 from longrein.core.ledger import Asset, Block, Ledger, Rollout
@@ -162,9 +162,9 @@ def test_feedback_decides_an_ab(ledger: Ledger, pair: tuple[Asset, Asset]) -> No
 def test_an_engine_that_fails_three_times_anywhere_ends_it(ledger: Ledger, live: Rollout) -> None:
     for i in range(3):
         assert step(ledger, i) == []
-        ledger.events.append(
-            "gateway", "release.failed", live.candidate.ref, error=Error("failed", f"no {i}").as_dict()
-        )
+        for gateway in ("one", "two") if i else ("one",):  # several see the same; it is no more often for that
+            told = {"gateway": gateway, "error": Error("failed", f"no {i}").as_dict()}
+            ledger.events.append("gateway", "release.failed", live.candidate.ref, **told)
     (after,) = step(ledger, 3)
     assert after.status == "rolled_back" and after.reason.endswith("no 2")
     again = begin(ledger, live.stable, live.candidate, gradual(), actor="ann", clock=lambda: START)
@@ -217,9 +217,20 @@ def test_a_yes_begins_the_rollout_it_was_asked_for(ledger: Ledger, pair: tuple[A
     assert not rollout.approve(ledger, two, actor="bob")  # it has begun: a promotion now is for all
 
 
+def test_why_tells_the_side(ledger: Ledger, live: Rollout) -> None:
+    sides = ((live.stable, "", "stable"), (live.candidate, "", "candidate"), (live.candidate, "shadow", "shadow"))
+    for release, arm, side in sides:
+        asked = {"endpoint": "shop", "release": release.digest, "arm": arm, "ts_ms": live.started_ms + 1}
+        told = why._rollout(ledger, asked)
+        assert told and (told["arm"], told["id"], told["candidate"]) == (side, live.id, live.candidate.ref)
+    assert why._rollout(ledger, asked | {"ts_ms": live.started_ms - 1}) is None
+    ended = ledger.rollouts.save(live, status="rolled_back", actor="ann")
+    assert ended.ended_ms and why._rollout(ledger, asked | {"ts_ms": ended.ended_ms + 1}) is None
+
+
 DRIVE = """
 import sys
-from longrein.control import rollout
+from longrein.control import rollout, why
 from longrein.core.ledger import Ledger
 ledger = Ledger(sys.argv[1])
 save = ledger.rollouts.save

@@ -2,12 +2,14 @@
 
 import concurrent.futures
 import json
+import shutil
 import threading
 import time
 
 import httpx
 import openai
 import pytest
+from tiny import make
 
 from longrein.control.rollout import begin, drive
 from longrein.core.ledger import now_ms
@@ -202,13 +204,42 @@ def test_a_shadow_is_asked_compared_and_never_returned(world):
         assert describe(seen)["requests"] == {"stable": 13, "candidate": 13}
 
 
+def test_a_canary_of_a_real_engine_and_back(world, tmp_path):
+    """Two releases of a small transformer at once; the answer of the first is the same after the second was there."""
+    options = {"engine": "torch", "max_batch": 4, "threads": 1}
+    model = make(tmp_path / "hf")
+    again = shutil.copytree(model, tmp_path / "again")  # the store takes what it is given
+    first = world.promote(world.release("support", model, **options))
+    second = world.release("support", again, system="Be kind.", **options)
+    with world.serve() as gateway, world.client(gateway) as client:
+
+        def answer(**more):
+            asked = {"model": "support", "messages": [{"role": "user", "content": "我的卡丢了"}], "temperature": 0}
+            raw = client.chat.completions.with_raw_response.create(**asked, max_tokens=8, **more)
+            return raw.headers["x-longrein-release"], raw.parse().choices[0].message.content
+
+        before = answer()
+        start(world, gateway, second, steps=[{"weight": 100, "requests": 1}])
+        during = answer()
+        header = {"x-longrein-release": "stable"}
+        assert answer(extra_headers=header) == before and during[0] == second.digest
+        stream = client.chat.completions.create(
+            model="support", messages=[{"role": "user", "content": "hello"}], max_tokens=200, stream=True
+        )
+        assert next(stream).choices[0].delta.role == "assistant"
+        rollback(world.ledger, "support", actor="test")
+        gateway.refresh()
+        assert answer() == before and before[0] == first.digest
+        assert list(stream)[-1].choices[0].finish_reason in ("stop", "length")  # begun on the second, ended on it
+
+
 def test_an_ab_ends_by_what_people_say(world):
     world.promote(world.release("support", "v1"))
     second = world.release("support", "v2")
     with world.serve() as gateway, world.client(gateway) as client:
         start(world, gateway, second, strategy="ab", judge={"goal": "feedback"})
         headers = {"Authorization": f"Bearer {world.key}"}
-        for i in range(80):
+        for i in range(50):
             answer = say(client, user=f"{i}")
             gateway.recorder.flush()
             told = {"request_id": answer.id, "metrics": {"feedback": first_word(answer) == "v2"}}

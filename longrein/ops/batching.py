@@ -167,15 +167,16 @@ class Controller:
         return int(min(max(left / c, LEAST_PREFILL), self.most.prefill_tokens))
 
     def _late(self, limit: float, load: Load, batch: int) -> list[tuple[str, float]]:
-        """Those whose first token would be late through the load, not through their own length alone."""
+        """Those whose first token would be late through the load. One whose own prompt takes longer than was promised
+        may take twice what it would take alone, or it would never be served."""
         refused: list[tuple[str, float]] = []
         ahead, place = load.prefilling, load.running - load.offline
         for queued in load.waiting:
-            alone = self._prefill_s(queued.tokens, 0)
+            alone = self._prefill_s(queued.tokens, 0) * self.margin
             wait = self._prefill_s(ahead + queued.tokens, min(place, batch)) + self._slot_s(place, batch)
-            first = queued.waited_s + wait * self.margin
-            if queued.priority == 0 and first > max(limit, alone * self.margin):
-                refused.append((queued.id, first - limit))
+            late_s = queued.waited_s + wait * self.margin - (limit if alone <= limit else 2 * alone)
+            if late_s > 0 and (ahead or place) and queued.priority == 0:
+                refused.append((queued.id, late_s))
                 self._promised.pop(queued.id, None)
                 continue
             self._promised.setdefault(queued.id, queued.waited_s + wait)

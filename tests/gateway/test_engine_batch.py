@@ -1,5 +1,6 @@
 """What the batcher does with prompts in pieces, prefixes, priorities and faults changes no answer."""
 
+import asyncio
 import random
 from array import array
 from pathlib import Path
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from longrein.core.errors import Error
 from longrein.core.generation import Event, Limits, Request
+from longrein.gateway.engine import EngineProcess
 from longrein.plugins.engine._torch import attention
 from longrein.plugins.engine._torch.model import Span
 from longrein.plugins.engine._torch.slots import LEAST, Slots
@@ -297,3 +300,35 @@ def test_smaller_types_come_close(tmp_path: Path, dtype: str, error: float, bias
     assert (a - b).norm() / a.norm() < error
     assert torch.allclose(alone[0], b[-1], atol=0.05 * float(b.std()))  # whatever it is batched with
     assert len(ids(answer(close, prompt=[5, 6], max_tokens=4, ignore_eos=True))) == 4
+
+
+# in its process
+
+
+def test_what_would_be_late_is_refused_at_once_but_not_the_offline_lane(folder: Path) -> None:
+    """A promise so short that whoever has to wait is late, once the engine knows its own speed."""
+
+    async def main() -> None:
+        options = {"threads": 1, "max_batch": 2, "slo": {"ttft_s": 1e-4, "tpot_s": 10.0}}
+        engine = await EngineProcess.start("torch", folder, options)
+
+        async def ask(**fields: Any) -> Any:
+            return [e async for e in engine.generate(Request(prompt=SYSTEM, ignore_eos=True, **fields))][-1].usage
+
+        try:
+            await ask(max_tokens=60)  # it learns; nobody is late who is alone
+            online = [ask(max_tokens=50) for _ in range(12)]
+            offline = [ask(max_tokens=5, priority=1) for _ in range(12)]
+            first = [ask(max_tokens=5, priority=-1) for _ in range(3)]
+            found = await asyncio.gather(*online, *offline, *first, return_exceptions=True)
+            refused = [e for e in found[:12] if isinstance(e, Error)]
+            assert refused and {e.code for e in refused} == {"overloaded"}
+            assert all(e.details["retry_after_s"] >= 1 and "promises" in e.message for e in refused)
+            assert not [e for e in found[12:] if isinstance(e, BaseException)]
+            stats = await engine.stats()
+            assert stats["running"] == stats["waiting"] == 0
+            assert (await ask(max_tokens=5)).completion_tokens == 5
+        finally:
+            await engine.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -49,7 +49,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[tuple[str, dict[str, Any]]]  # row-wise transforms, in order
     notes: list[tuple[str, dict[str, Any]]]  # transforms that see all rows next, and note something of each
     final: bool  # no step may change a row afterwards: write it as it will be
-    against: dict[str, str]  # digests of files that transforms compare with
+    against: dict[str, str]  # digests of files that transforms read
     code: str  # stands for the versions of everything that takes part
 
 

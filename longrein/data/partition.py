@@ -32,13 +32,20 @@ class Partition(NamedTuple):
         return [self.name, self.digest, self.reader, self.piece]
 
 
-def cut(file: File, digest: str, stat: source.Stat) -> Iterator[Partition]:
-    """The partitions of one file, in order. Errors: `invalid`, as reading it would."""
-    reader = source.reader_of(file)
+def cut(file: File, digest: str, stat: source.Stat, known: Path) -> Iterator[Partition]:
+    """The partitions of one file, in order. known: where the cut of a large file is kept, so that it is looked for
+    once. Errors: `invalid` when no reader knows the file."""
     pieces: list[Piece] = []
-    if isinstance(reader, Splits) and stat.bytes > PART_BYTES:
-        with suppress(msgspec.ValidationError, OSError, Error, ValueError):  # reading it will tell
-            pieces = reader.split(file.path, file.options, PART_BYTES)
+    if stat.bytes > PART_BYTES and isinstance(reader := source.reader_of(file), Splits):
+        try:
+            pieces = msgspec.json.decode(known.read_bytes(), type=list[Piece])
+            os.utime(known)
+        except (FileNotFoundError, msgspec.DecodeError):
+            with suppress(msgspec.ValidationError, OSError, Error, ValueError):  # reading it will tell
+                pieces = reader.split(file.path, file.options, PART_BYTES)
+            staged = known.with_name(f"{known.name}.{os.getpid()}.tmp")
+            staged.write_bytes(msgspec.json.encode(pieces))
+            os.replace(staged, known)
     for piece in pieces or [Piece(file.options, stat.bytes, 0)]:
         yield Partition(os.path.abspath(file.path), file.name, digest, file.reader, piece, stat)
 

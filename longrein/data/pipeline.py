@@ -58,7 +58,7 @@ class Pipeline:
         row.Shape(config.input, config.output, config.messages, config.keep, split.column(config.split))
         self.split = split.Split(config.split, config.seed)
         self.cache = context.project / ".longrein" / "sources.json"
-        self.against: dict[str, str] = {}  # digests of the files that rows are compared with
+        self.against: dict[str, str] = {}  # digests of the files that transforms read
         self.legs = legs([self._stage(name, options) for name, options in transforms])
         self.files = source.find(config.sources, context.project)
         self.stats = {f.name: source.stat(f.path) for f in self.files}
@@ -99,13 +99,17 @@ class Pipeline:
         for file in self.files:
             size = self.stats[file.name].bytes
             self.report.sources[file.name] = {"path": file.name, "digest": digests[file.name], "bytes": size, "rows": 0}
+        readers = [plugins.version("reader", name) for name in plugins.names("reader")]
         for file in self.files:
-            yield from partition.cut(file, digests[file.name], self.stats[file.name])
+            identity = [digests[file.name], file.reader, file.options, partition.PART_BYTES, readers]
+            known = self.folder / f"{of_json(identity)[:32]}.cut"
+            self.used.add(known)
+            yield from partition.cut(file, digests[file.name], self.stats[file.name], known)
 
     def map(self, runner: Runner, leg: Leg, pieces: Iterable[Given]) -> Iterator[Part]:
         """The part of each piece, in order: one that is there already, or made now."""
         work = self._work(leg)
-        queue: deque[tuple[Given | None, Path, Part | None]] = deque()  # the piece, where its part is still to come
+        queue: deque[tuple[Partition | None, Path, Part | None]] = deque()  # no part: it is still to come
 
         def missing() -> Iterator[Task]:
             for piece in pieces:

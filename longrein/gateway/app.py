@@ -19,8 +19,9 @@ from longrein.core.ledger import now_ms
 from longrein.gateway import feedback, management, openai, openapi
 from longrein.gateway.auth import Door, is_loopback
 from longrein.gateway.inference import KINDS, Inference, retry_after
-from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges
-from longrein.gateway.replicas import Fleet, Lane
+from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges, limit_gauges
+from longrein.gateway.replicas import Lane, Replica
+from longrein.models.experiment.assign import BUCKETS
 
 STATS_S = 2.0  # how long /metrics waits for an engine's numbers
 
@@ -29,7 +30,7 @@ def build(
     inference: Inference, door: Door, routes: Iterable[BaseRoute], ledger_error: Callable[[], str], lifespan: Any
 ) -> ASGIApp:
     """`routes`: more of them, already guarded. `ledger_error`: why the ledger is away, or ""."""
-    status = _Status(inference.fleet, inference.metrics, door, ledger_error)
+    status = _Status(inference, door, ledger_error)
     answers = [Route(path, inference, methods=["POST"]) for path in KINDS]
     models = [Route("/v1/models", status.models), Route("/v1/models/{name}", status.model)]
     more = list(routes)
@@ -108,9 +109,10 @@ class _Identify:
 class _Status:
     """What the server says of itself."""
 
-    def __init__(self, fleet: Fleet, metrics: Metrics, door: Door, ledger_error: Callable[[], str]) -> None:
-        self.fleet, self.numbers, self.door, self.ledger_error = fleet, metrics, door, ledger_error
-        metrics.look = self.inflight
+    def __init__(self, inference: Inference, door: Door, ledger_error: Callable[[], str]) -> None:
+        self.fleet, self.numbers, self.limits = inference.fleet, inference.metrics, inference.limits
+        self.door, self.ledger_error = door, ledger_error
+        self.numbers.look, self.numbers.dropped = self.inflight, lambda: inference.recorder.dropped
 
     async def health(self, request: Request) -> Response:
         return respond({"status": "ok"})
@@ -128,19 +130,22 @@ class _Status:
         """Prometheus on this machine needs no key."""
         if not (request.client and is_loopback(request.client.host)):
             self.door.admit(request.scope, "any")
-        lanes = [lane for lane in self.fleet.lanes.values() if lane.serving]
-        found = await asyncio.gather(*map(_engine_stats, lanes))
+        replicas = self._replicas()
+        found = await asyncio.gather(*map(_engine_stats, replicas))
         ready = Counter("longrein_endpoint_up", "1 when the endpoint answers.", ("endpoint",), "gauge")
         ledger = Counter("longrein_ledger_up", "1 when the ledger could be read.", (), "gauge")
         ready.values = {(name,): lane.state == "serving" for name, lane in self.fleet.lanes.items()}
         ledger.values = {(): not self.ledger_error()}
-        stats = dict(zip(map(labels, lanes), found, strict=True))
-        text = self.numbers.render([ready, ledger, *engine_gauges(stats)])
+        stats = dict(zip(map(labels, replicas), found, strict=True))
+        text = self.numbers.render([ready, ledger, *engine_gauges(stats), *limit_gauges(self.limits.used())])
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def inflight(self) -> dict[Labels, float]:
-        lanes = list(self.fleet.lanes.values())
-        return {labels(lane): lane.serving.inflight for lane in lanes if lane.serving}
+        return {labels(replica): replica.inflight for replica in self._replicas()}
+
+    def _replicas(self) -> list[Replica]:
+        """All that are live: production's, candidates, and those kept warm."""
+        return [replica for lane in list(self.fleet.lanes.values()) for replica in lane.live]
 
     async def models(self, request: Request) -> Response:
         """The endpoints that have a release, as models."""
@@ -162,19 +167,21 @@ def describe(lane: Lane) -> dict[str, Any]:
         value["release"] = lane.serving.target.ref
     if lane.wanted and not (lane.serving and lane.serving.target.digest == lane.wanted.digest):
         value["wanted"] = lane.wanted.ref
+    if candidate := lane.route.candidate:
+        live = any(replica.target.digest == candidate.digest for replica in lane.live)
+        value["candidate"] = {"release": candidate.ref, "live": live, "weight": lane.route.weight / BUCKETS}
     if lane.error:
         value["error"] = lane.error.as_dict()
     return value
 
 
-def labels(lane: Lane) -> Labels:
-    return (lane.name, lane.serving.target.digest[:12] if lane.serving else "")
+def labels(replica: Replica) -> Labels:
+    return (replica.target.endpoint, replica.target.digest[:12])
 
 
-async def _engine_stats(lane: Lane) -> dict[str, Any]:
+async def _engine_stats(replica: Replica) -> dict[str, Any]:
     try:
-        assert lane.serving
-        return await asyncio.wait_for(lane.serving.engine.stats(), STATS_S)
+        return await asyncio.wait_for(replica.engine.stats(), STATS_S)
     except (Error, TimeoutError):
         return {}
 

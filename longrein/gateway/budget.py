@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 
 from longrein.core.errors import Error
 
-SLOTS, WORKERS = 16_384, 64
+SLOTS, WORKERS = 8192, 64
 HEAD = struct.Struct("16s16s")  # magic; what stands for this boot
 SLOT = struct.Struct("16sddqq")  # key, window's end by the boot clock, its end by the wall clock, used, reserved
 STATE, END, COUNTS = struct.Struct("ddqq"), struct.Struct("d"), struct.Struct("qq")  # parts of it
@@ -64,7 +64,9 @@ class Budget:
             self._file.seek(0)
             if self._file.read(len(MAGIC)) != MAGIC:
                 self._file.truncate(0)
-            self._file.truncate(size)  # zeros are empty slots, and take no room on disk
+            # Zeros are empty slots. They are written, for a hole that a full disk cannot fill would kill the process.
+            self._file.write(bytes(max(0, size - self._file.seek(0, os.SEEK_END))))
+            self._file.flush()
             self._map = mmap.mmap(self._file.fileno(), size)
             self._begin()
             if all(self._is_gone(i) for i in range(WORKERS)):

@@ -135,11 +135,19 @@ class Limits:
                 most = getattr(limit, field)
                 if most is not None:
                     if self._budget is None:
-                        self._budget = Budget(self._path)
+                        self._budget = _open(self._path)
                     counter = self._budget.counter(f"{kind} {name} {field}", field.rpartition("_")[2])
                     unit = NANO if field[0] == "u" else 1
                     found.append(Rule(f"{kind} {name}", field, round(most * unit), counter))
         return Rules(found) if found else None
+
+
+def _open(path: Path) -> Budget:
+    try:
+        return Budget(path)
+    except OSError as error:
+        message = f"what limits were used cannot be counted in {path}: {error.strerror}"
+        raise Error("unavailable", message, "free some space", retry_after_s=30) from error
 
 
 def _refusal(rule: Rule, amount: int, state: State) -> Error:

@@ -87,13 +87,15 @@ class Metrics:
         self.restarts = Counter("longrein_engine_restarts_total", "Engines that ended unexpectedly.", ("endpoint",))
 
         self.inflight = Counter("longrein_inflight", "Answers under way.", per_release, "gauge")
+        self.lost = Counter("longrein_log_dropped_total", "Records lost, the disk being slow or full.")
+        self.dropped: Callable[[], int] = int  # what the recorder says of that
         self.look: Callable[[], Mapping[Labels, float]] = dict  # what is under way now
         self.others: Callable[[], Iterable[State]] = tuple  # what the other processes on this port have counted
 
     def parts(self) -> "list[Counter | Histogram]":
         return [
             self.requests, self.tokens, self.latency, self.first, self.refused, self.restarts, self.feedback,
-            self.inflight,
+            self.lost, self.inflight,
         ]  # fmt: skip
 
     def render(self, gauges: Iterable[Counter] = ()) -> str:
@@ -107,6 +109,7 @@ class Metrics:
     def state(self) -> "State":
         """As plain JSON, for another process to `add`."""
         self.inflight.values = dict(self.look())
+        self.lost.values = {(): self.dropped()}
         rows = {part.name: part.rows() for part in self.parts()}
         return {"gauges": {self.inflight.name: rows.pop(self.inflight.name)}, "counters": rows}
 
@@ -117,6 +120,16 @@ class Metrics:
 
 
 State = Mapping[str, Mapping[str, Any]]
+
+
+def limit_gauges(used: Mapping[Labels, tuple[float, float]]) -> list[Counter]:
+    """{(subject, limit): (used, at most)} as metrics."""
+    names = ("subject", "limit")
+    found = [Counter("longrein_limit_used", "Used and reserved in the window that is open.", names, "gauge"),
+             Counter("longrein_limit_most", "What the limit allows in a window.", names, "gauge")]  # fmt: skip
+    for gauge, values in zip(found, zip(*used.values(), strict=True), strict=False):
+        gauge.values = dict(zip(used, values, strict=True))
+    return found if used else []
 
 
 def engine_gauges(stats: Mapping[Labels, Mapping[str, Any]]) -> list[Counter]:

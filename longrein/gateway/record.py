@@ -14,13 +14,14 @@ from typing import Any
 
 import msgspec
 
-from longrein.core.record import DAYS, TEXT_DAYS, Record, Segment
+from longrein.core.record import DAYS, TEXT_DAYS, Record, Segment, segments
 from longrein.gateway.tally import Tally
 
 __all__ = ["Record", "Recorder"]
 
 EVERY_S = 0.5
 KEEP_S = 600.0  # how often segments are sealed, and what is past its time forgotten
+MANY = 100
 MOST, MOST_BYTES = 50_000, 64 << 20  # held in memory while the disk is slow or full; what comes then is dropped
 PIECE = 1_000  # records in one write
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class Recorder:
         self._lines: deque[tuple[int, bytes]] = deque()  # (records, as lines) not on disk yet
         self._held = 0  # their bytes
         self._failing = False
-        self._kept = time.monotonic()
+        many = len(segments(folder)) > MANY  # left by many that lived for less than KEEP_S
+        self._kept = time.monotonic() - KEEP_S * many
         self._keeper: subprocess.Popen[bytes] | None = None
         self._writing = threading.Lock()
         self._closing = threading.Event()

@@ -333,3 +333,16 @@ def test_a_key_over_its_budget_is_told_when_to_come_back_and_the_log_says_what_s
         row = world.requests.get(told.headers["x-request-id"])
         assert row["limit"].startswith("usd_per_day of key ") and row["error"] == "overloaded"
         assert ask(world.key, 40).status_code == 200
+        metrics = httpx.get(f"{gateway.url}/metrics").text
+        assert f'limit="usd_per_day"}} {used}\n' in metrics and "longrein_log_dropped_total 0\n" in metrics
+
+
+def test_a_full_disk_refuses_what_it_cannot_count_and_kills_nobody(tmp_path):
+    k = key(tokens_per_day=10)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "budget").symlink_to("/dev/full")
+    made = limits(tmp_path, k)
+    with pytest.raises(Error, match="cannot be counted") as told:
+        made.reserve(k, "e", 1, 1)
+    assert told.value.http_status == 503
+    assert made.reserve(key("other"), "e", 1, 1) is None

@@ -3,7 +3,7 @@
 import getpass
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from longrein.core.store import Store
 
 if TYPE_CHECKING:
     import socket
+
+    import pyarrow as pa
 
     from longrein.control.loop import News
     from longrein.control.nouns import Lifecycle
@@ -120,6 +122,16 @@ class Workspace:
         if asset.kind != "dataset":
             raise Error("invalid", f"{asset.ref} is no dataset", "longrein ls datasets")
         return asset
+
+    def add_columns(self, ref: str, batches: "Iterable[pa.RecordBatch]", *, message: str = "") -> Asset:
+        """The next version of a dataset: the rows of `ref` with more columns, a label or an embedding.
+
+        batches: `row_id`, as it is read with the rows, and the new columns; the rest is shared, not copied.
+        """
+        from longrein.data import revise
+
+        parent = self.dataset_asset(ref)
+        return revise.add_columns(self.ledger, self.store, parent.ref, batches, actor=self.actor, message=message)
 
     def model(self, ref: str) -> Path:
         """The Hugging Face folder of a model version, for `AutoModelForCausalLM.from_pretrained`."""

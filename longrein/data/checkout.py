@@ -232,6 +232,8 @@ def _splits(store: Store, uri: str, schema: pa.Schema) -> list[str]:
 
 def _feature(kind: pa.DataType) -> Any:
     """A type as Hugging Face's `Features` say it."""
+    if pa.types.is_fixed_size_list(kind):
+        return {"feature": _feature(kind.value_type), "length": kind.list_size, "_type": "List"}
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return {"feature": _feature(kind.value_type), "_type": "List"}
     if pa.types.is_struct(kind):

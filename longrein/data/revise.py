@@ -49,6 +49,20 @@ def commit(ledger: Ledger, store: Store, name: str, folder: Path, *, actor: str,
             return record(made, {"parent": parent.ref, "message": message})
 
 
+def add_columns(
+    ledger: Ledger, store: Store, ref: str, batches: Iterable[pa.RecordBatch], *, actor: str, message: str = ""
+) -> Asset:
+    """The next version of a dataset: the rows of its version `ref`, with more columns. Nothing else is copied.
+
+    batches: `row_id` and the new columns, see `longrein.data.version.add_columns`.
+    """
+    parent = ledger.assets.get(ref)
+    with _run(ledger, parent.name, actor, {"columns_of": parent.ref, "message": message}, [parent]) as record:
+        made = version.add_columns(store, parent.uri, batches)
+        columns = version.columns_of(version.open(store, made.uri)).names
+        return record(made, {**parent.meta, "columns": columns, "parent": parent.ref, "message": message})
+
+
 def branch(ledger: Ledger, store: Store, ref: str, name: str, *, actor: str) -> Asset:
     """Begin the dataset `name` with the rows of a version; nothing is copied. Errors: `conflict` when it exists."""
     parent = ledger.assets.get(ref)
@@ -100,9 +114,7 @@ class Shape:
     def __init__(self, schema: pa.Schema, file: str, digest: str) -> None:
         self.schema, self.file, self.digest = schema, file, digest
         self.split = split.Split(split.default(), 0)
-        self.kinds = {
-            f.name: int if pa.types.is_integer(f.type) else list if pa.types.is_nested(f.type) else str for f in schema
-        }
+        self.kinds = {f.name: _kind(f.type) for f in schema}
 
     def __call__(self, found: Row) -> Row:
         number = found.pop("_line")
@@ -131,12 +143,21 @@ class Shape:
         return "" if found.get("messages") or found.get("input") else "it has no input"
 
 
+def _kind(kind: pa.DataType) -> type | tuple[type, ...]:
+    """What a value of a column is in Python."""
+    kinds: dict[Callable[[pa.DataType], bool], type | tuple[type, ...]] = {
+        pa.types.is_boolean: bool, pa.types.is_integer: int, pa.types.is_floating: (int, float),
+        pa.types.is_nested: (list, dict), pa.types.is_binary: bytes,
+    }  # fmt: skip
+    return next((found for test, found in kinds.items() if test(kind)), str)
+
+
 def _written(store: Store, name: str, schema: pa.Schema, rows: Iterable[Row], base: str) -> version.Version:
     with TemporaryDirectory(dir=store.root, prefix="draft-") as folder:
         draft = version.Draft(Path(folder) / "rows.arrow", schema)
         for one in rows:
             try:
-                draft.add(one, row.size({k: v for k, v in one.items() if v is not None}))
+                draft.add(one, row.size({**one, "messages": one.get("messages") or []}))
             except (pa.ArrowException, TypeError) as error:
                 raise Error("invalid", f"a row does not fit its columns: {error}", "check the types") from error
         if not draft.rows:

@@ -127,7 +127,7 @@ def request(row: dict[str, Any]) -> str:
 def size(row: dict[str, Any]) -> int:
     """Characters of a row, roughly, for batches that are not too large."""
     conversation = sum(len(m["content"]) for m in row.get("messages", ()))
-    return len(row["input"]) + len(row["output"] or "") + len(row.get("extra", "")) + conversation
+    return len(row["input"]) + len(row.get("output") or "") + len(row.get("extra") or "") + conversation
 
 
 def text(value: Any) -> str | None:

@@ -128,11 +128,9 @@ def keys_of(batches: Iterator[pa.RecordBatch]) -> Keys:
 
 
 def _fits(table: lance.LanceDataset, schema: pa.Schema) -> bool:
-    """Whether both have the same columns, all but the content such as can be hashed, and ids and places."""
-    nested = (pa.types.is_nested, pa.types.is_dictionary)
-    plain = not any(test(f.type) for f in schema for test in nested if f.name not in CONTENT)
+    """Whether both have the same columns, ids and places among them."""
     same = columns_of(table).remove_metadata().equals(schema.remove_metadata())
-    return plain and same and ORDER in table.schema.names and "row_id" in schema.names
+    return same and ORDER in table.schema.names and "row_id" in schema.names
 
 
 def _stored(table: lance.LanceDataset) -> Stored:
@@ -276,6 +274,12 @@ def _hash(column: pa.Array) -> Array:
     if pa.types.is_integer(column.type):
         numbers = pc.fill_null(column.cast(pa.int64()), -(1 << 62)).to_numpy(zero_copy_only=False)
         return _mixed(numbers.astype(np.int64).view(np.uint64))
+    width = column.type.list_size if pa.types.is_fixed_size_list(column.type) else 1
+    values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+    if pa.types.is_floating(values.type) and not column.null_count and not values.null_count:
+        parts = np.ascontiguousarray(values.to_numpy()).view(f"u{values.type.bit_width // 8}").reshape(-1, width)
+        odd = _mixed(np.arange(1, width + 1, dtype=np.uint64)) | np.uint64(1)
+        return _mixed(_mixed(parts.astype(np.uint64)) @ odd)
     return np.array([_of(repr(value).encode()) for value in column.to_pylist()], np.uint64)
 
 

@@ -1,8 +1,8 @@
 """Versions made: a draft that grows by batches, and its commit, which is all or nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import lance
 import pyarrow as pa
@@ -15,6 +15,7 @@ from longrein.data.version.table import bytes_of, digest_of, errors, open
 BATCH_ROWS = 8192
 BATCH_BYTES = 16 << 20  # a batch is closed earlier when its texts reach this
 ATTEMPTS = 20  # to commit, each lost to another that succeeded
+T = TypeVar("T")
 
 
 class Version(NamedTuple):
@@ -82,16 +83,21 @@ def commit(store: Store, name: str, draft: Draft, base: str = "") -> Version:
     folder = store.root / path
     folder.parent.mkdir(parents=True, exist_ok=True)
     with errors(f"the table {name}"):
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                made = _placed(folder, draft, digest, int(number or 0))
-                break
-            except (OSError, ValueError) as error:  # what Lance raises when another was faster
-                if not left or not any(sign in str(error).lower() for sign in ("conflict", "already exists")):
-                    raise
+        made = retried(lambda: _placed(folder, draft, digest, int(number or 0)))
     draft.path.unlink()
     uri = f"{path}?version={made}"
     return Version(uri, digest, draft.rows, bytes_of(open(store, uri)))
+
+
+def retried(work: Callable[[], T]) -> T:
+    """What `work` gives, done again where another commit came first."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return work()
+        except (OSError, ValueError) as error:  # what Lance raises when another was faster
+            if not left or not any(sign in str(error).lower() for sign in ("conflict", "already exists")):
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _placed(folder: Path, draft: Draft, digest: str, base: int) -> int:
@@ -150,3 +156,9 @@ def _sound(table: lance.LanceDataset, number: int, digest: str) -> bool:
 
 def tag_of(digest: str) -> str:
     return f"sha256-{digest}"
+
+
+def digest_at(table: lance.LanceDataset, number: int) -> str:
+    """The digest that a version was committed under; "" when it has lost its tag."""
+    tags = (tag for tag, one in table.tags.list().items() if one["version"] == number)
+    return next((tag.removeprefix("sha256-") for tag in tags if tag.startswith("sha256-")), "")

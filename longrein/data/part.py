@@ -25,7 +25,7 @@ from longrein.core import plugins
 from longrein.core.errors import Error
 from longrein.core.ports import Record
 from longrein.data import row, source, split
-from longrein.data.partition import Partition, changed, records
+from longrein.data.partition import Partition, changed, records, staged
 from longrein.data.report import MOST_COLUMNS, Step
 
 PARTS = "parts"  # the folder of the store where they wait for the next run, in a folder for each dataset
@@ -146,7 +146,7 @@ def make(task: Task) -> bytes | None:
         plugins.use_project(Path(task.project))
     maker = _maker(task.work)
     if task.path:
-        with _staged(Path(task.path), task.piece) as staged, pa.OSFile(str(staged), "wb") as file:
+        with staged(Path(task.path)) as made, _unchanged(task.piece), pa.OSFile(str(made), "wb") as file:
             maker.write(task.piece, file)
         return None
     sink = pa.BufferOutputStream()
@@ -157,8 +157,8 @@ def make(task: Task) -> bytes | None:
 
 def put(path: Path, data: bytes, piece: Given | None) -> None:
     """Write a part that was made elsewhere. Errors: as of `make`."""
-    with _staged(path, piece) as staged:
-        staged.write_bytes(data)
+    with staged(path) as made, _unchanged(piece):
+        made.write_bytes(data)
 
 
 def find(path: Path) -> Part | None:
@@ -172,17 +172,11 @@ def find(path: Path) -> Part | None:
 
 
 @contextmanager
-def _staged(path: Path, piece: Given | None) -> Iterator[Path]:
-    """A name to write to, which becomes the path when all is there and the source is what it was."""
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield staged
-        if isinstance(piece, Partition) and source.stat(Path(piece.path)) != piece.stat:
-            raise changed(piece.name)
-        os.replace(staged, path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
+def _unchanged(piece: Given | None) -> Iterator[None]:
+    """Errors: `conflict` when what a piece was read from is no longer what it was."""
+    yield
+    if isinstance(piece, Partition) and source.stat(Path(piece.path)) != piece.stat:
+        raise changed(piece.name)
 
 
 def key(work: bytes, piece: Given) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +43,8 @@ def cut(file: File, digest: str, stat: source.Stat, known: Path) -> Iterator[Par
         except (FileNotFoundError, msgspec.DecodeError):
             with suppress(msgspec.ValidationError, OSError, Error, ValueError):  # reading it will tell
                 pieces = reader.split(file.path, file.options, PART_BYTES)
-            staged = known.with_name(f"{known.name}.{os.getpid()}.tmp")
-            staged.write_bytes(msgspec.json.encode(pieces))
-            os.replace(staged, known)
+            with staged(known) as made:
+                made.write_bytes(msgspec.json.encode(pieces))
     for piece in pieces or [Piece(file.options, stat.bytes, 0)]:
         yield Partition(os.path.abspath(file.path), file.name, digest, file.reader, piece, stat)
 
@@ -56,6 +55,18 @@ def records(partition: Partition) -> Iterator[Record]:
     blob = None if piece.stop is None else Range(path, piece.start, piece.stop)
     for record in source.records(File(path, partition.name, partition.reader, dict(piece.options)), blob):
         yield record._replace(line=record.line + piece.line) if piece.line else record
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes the path when all is there."""
+    made = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield made
+        os.replace(made, path)
+    except BaseException:
+        made.unlink(missing_ok=True)
+        raise
 
 
 def changed(name: str) -> Error:

@@ -70,6 +70,10 @@ def test_users_stay_on_their_release_and_a_raised_weight_only_adds(world):
         drawn = {u: "v2" if bucket(seen.salt, f"user:{u}") < 3000 else "v1" for u in users}
         assert set(drawn.values()) == {"v1", "v2"}
         assert {u: first_word(say(client, user=u)) for u in users} == drawn
+        ready = httpx.get(f"{gateway.url}/readyz").json()["endpoints"]["support"]
+        assert ready["candidate"] == {"release": "release:support@2", "live": True, "weight": 0.3}
+        numbers = httpx.get(f"{gateway.url}/metrics").text
+        assert numbers.count("longrein_inflight{") == numbers.count("longrein_engine_words_total{") == 2
         world.ledger.rollouts.save(seen, weight=6000, actor="test")
         gateway.refresh()
         after = {u: first_word(say(client, user=u)) for u in users}

@@ -35,7 +35,8 @@ def assets(ledger: "Ledger", what: str, limit: int) -> Listing:
     kinds = {k: k for k in KINDS} | {_plural(k): k for k in KINDS}
     if what and what not in kinds:
         valid = [*(_plural(k) for k in KINDS), *LISTS]
-        raise Error("invalid", f"there is no list of {what!r}", nearest(what, valid))
+        hint = "longrein logs" if what == "requests" else nearest(what, valid)
+        raise Error("invalid", f"there is no list of {what!r}", hint)
     found = ledger.assets.latest(kinds.get(what, ""), limit)
     data = [
         {"ref": a.ref, "versions": n, "digest": a.digest, "bytes": a.bytes, "created_ms": a.created_ms}

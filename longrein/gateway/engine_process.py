@@ -32,7 +32,9 @@ def main(fd: int, path: Path | None = None) -> int:
     os.set_inheritable(fd, False)
     with socket.socket(fileno=fd) as sock:
         hub = Hub(sock, path)
-        _, body = hub.inbox.get()
+        verb = ""
+        while verb != "start":  # one who came first may have gone before it said anything
+            verb, body = hub.inbox.get()
         try:
             engine = _load(**msgspec.msgpack.decode(body))
         except BaseException as error:  # noqa: BLE001 - the edge of the process: the owner is told

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,6 +128,22 @@ def test_a_killed_engine_is_told_to_all_and_started_once(start, tmp_path):
         again = await asyncio.gather(*(start() for _ in range(3)))
         assert len({e.pid for e in again}) == 1 and await say(again[2], "hi") == "v1 hi"
         await asyncio.gather(*(e.stop() for e in again))
+
+    asyncio.run(story())
+
+
+def test_one_who_comes_and_goes_without_a_word_spoils_nothing(start, world):
+    async def story():
+        engine = await start()
+        (path,) = (p for p in (world.folder / ".longrein/run" / ("a long name " * 10)).iterdir() if p.is_socket())
+        with engine_hub._short(path) as name:
+            for said in (b"", b"\xff" * 100, b"\0\0\0\x02\xc1\xc1"):
+                with socket.socket(socket.AF_UNIX) as stranger:
+                    stranger.connect(name)
+                    stranger.sendall(said)
+        assert await say(engine, "hi") == "v1 hi"
+        await engine.stop()
+        await gone(engine.pid)
 
     asyncio.run(story())
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,11 @@ import time
 import httpx
 import openai
 import pytest
+
+from longrein.core.errors import Error
+from longrein.core.ledger import Ledger, database
+from longrein.core.limit import Limit
+from longrein.gateway.server import Gateway
 
 
 def say(client, text, model="support", **options):
@@ -271,6 +277,42 @@ def test_with_the_ledger_away_serving_goes_on_and_no_record_is_lost(world):
                 file.rename(home.parent / file.name)
         gateway.tally.flush()
         assert sum(b.requests for b in world.ledger.traffic.blocks("support", until_ms=1 << 62)) == 3
+
+
+def test_with_the_ledger_locked_answers_feedback_and_budgets_go_on_or_say_so(world, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_S", 1)
+    ledger = Ledger(str(world.ledger.db.url))  # of the gateway: it waits no longer than that for a lock
+    world.promote(world.release("support", "v1"))
+    poor = world.ledger.keys.create("poor", limits=Limit(tokens_per_day=2000), actor="test")
+    gateway = Gateway(ledger, world.store, world.folder, port=0)
+    gateway.start()
+    try:
+        gateway.settled(60)
+        with world.client(gateway, poor) as client:
+            say(client, "before")
+            gateway.tally.flush()
+            with sqlite3.connect(world.folder / ".longrein" / "ledger.db", isolation_level=None) as other:
+                other.execute("BEGIN EXCLUSIVE")
+                ids = [say(client, f"alone {i}", max_tokens=10).id for i in range(20)]
+                with pytest.raises(openai.RateLimitError, match="2000 tokens a day"):
+                    say(client, "much", max_tokens=1990)
+                gateway.recorder.flush()
+                with pytest.raises(Error):
+                    gateway.tally.flush()
+                body = {"request_id": ids[0], "metrics": {"helpful": True}}
+                key = {"Authorization": f"Bearer {poor}"}
+                told = httpx.post(f"{gateway.url}/v1/feedback", json=body, headers=key, timeout=30)
+                assert told.status_code == 503 and told.json()["error"]["message"]
+                assert world.requests.get(ids[-1])["status"] == 200
+                other.execute("ROLLBACK")
+            assert httpx.post(f"{gateway.url}/v1/feedback", json=body, headers=key).status_code == 200
+            gateway.recorder.flush()
+            gateway.tally.flush()
+            blocks = world.ledger.traffic.blocks("support", until_ms=1 << 62)
+            assert sum(b.requests for b in blocks) == 22 and sum(b.refused for b in blocks) == 1
+    finally:
+        gateway.stop()
+        ledger.close()
 
 
 SERVE = """

@@ -6,18 +6,22 @@ A Llama of 5 M parameters with random weights; clients that each send one reques
 tokens out, greedy. Ours is measured through its process and protocol, streamed; transformers' in its own process,
 without streaming, with the cache sized for the load (its default takes all free memory). Both use the same threads,
 take turns, and the best of three rounds counts. CPU is that of the whole process, ours with the client side added:
-on a busy machine it is the steadier figure. The answers must be equal.
+on a busy machine it is the steadier figure. The answers must be equal. Then the same through the gateway as `longrein
+serve` runs it, over HTTP, streamed: route, engine, stream and request log; its CPU is left out, the peer has no server.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +44,7 @@ def prompts(clients: int) -> list[list[list[int]]]:
     return [[[draw.randrange(3, VOCABULARY) for _ in one] for _ in range(LOADS[clients])] for _ in range(clients)]
 
 
-def make_model(folder: Path) -> None:
+def make_model(folder: Path, positions: int = 512) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -58,7 +62,7 @@ def make_model(folder: Path) -> None:
         num_hidden_layers=6,
         num_attention_heads=8,
         num_key_value_heads=4,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         initializer_range=0.1,
         bos_token_id=None,
@@ -131,6 +135,70 @@ def drive(manager: Any, requests: list[list[list[int]]]) -> list[list[list[int]]
     return answers
 
 
+def serve(model: Path, folder: Path, port: int) -> None:
+    """The gateway, in a process of its own."""
+    from longrein.core.ledger import Ledger
+    from longrein.core.store import Store
+    from longrein.gateway.server import Gateway
+
+    folder.mkdir()
+    ledger, store = Ledger(f"sqlite:///{folder}/ledger.db"), Store(folder / "store")
+    stored = store.put(model)
+    asset = ledger.assets.put("model", "m", stored.digest, uri=stored.uri, actor="bench")
+    part = {"ref": asset.ref, "digest": asset.digest, "uri": asset.uri}
+    options = {"max_batch": 32, "threads": int(os.environ["OMP_NUM_THREADS"])}
+    meta = {"model": part, "prompt": None, "engine": "torch", "options": options}
+    (folder / "release.json").write_text(json.dumps(meta))
+    stored = store.put(folder / "release.json")
+    release = ledger.assets.put("release", "m", stored.digest, uri=stored.uri, meta=meta, actor="bench")
+    ledger.aliases.move("release", "m", "prod", release, actor="bench")
+    ledger.work.want({"project": "bench", "endpoints": {"m": {"model": "m", "options": options}}}, actor="bench")
+    Gateway(ledger, store, folder, port=port, auth=False).serve()
+
+
+async def over_http(port: int, clients: int) -> float:
+    """Tokens a second; every client keeps its connection."""
+
+    async def client(requests: list[list[int]]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for prompt in requests:
+            fields = {"model": "m", "prompt": prompt, "max_tokens": ANSWER, "temperature": 0, "ignore_eos": True}
+            body = json.dumps(fields | {"stream": True, "stream_options": {"include_usage": True}}).encode()
+            head = b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            writer.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+            answer = await reader.readuntil(b"data: [DONE]")
+            await reader.readuntil(b"0\r\n\r\n")
+            assert b'"completion_tokens":%d' % ANSWER in answer, answer[:500]
+        writer.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client(requests) for requests in prompts(clients)))
+    return clients * LOADS[clients] * ANSWER / (time.perf_counter() - began)
+
+
+async def through_the_gateway(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Adds "gateway tokens/s" to the row of each load, and what it is to the peer's of the same run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, __file__, "--serve", str(folder), str(folder.parent / "project"), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as gateway:
+        try:
+            for _ in range(240):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz"):
+                    break
+                await asyncio.sleep(0.25)
+            for row in rows:
+                rates = [await over_http(port, row["clients"]) for _ in range(ROUNDS)]
+                row["gateway tokens/s"] = max(rates)
+                row["gateway ratio"] = max(rates) / row["tokens/s peer"]
+                print(
+                    f"{row['clients']:>7} through the gateway {max(rates):.0f}, {row['gateway ratio']:.2f} of the peer's"
+                )
+        finally:
+            gateway.terminate()
+
+
 def compare(clients: int, mine: list[Result], theirs: list[Result]) -> dict[str, Any]:
     rates = max(r.rate for r in mine), max(r.rate for r in theirs)
     cpus = min(r.cpu_us for r in mine), min(r.cpu_us for r in theirs)
@@ -167,15 +235,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peer", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.serve:
+        return serve(Path(arguments.serve[0]), Path(arguments.serve[1]), int(arguments.serve[2]))
     if arguments.peer:
         return peer(arguments.peer)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
-        make_model(Path(name))
+        folder = Path(name) / "model"
+        make_model(folder)
         print(f"{arguments.threads} thread(s); longrein, then transformers")
         print(" ".join(COLUMNS))
-        rows = asyncio.run(run(Path(name), arguments.threads))
+        rows = asyncio.run(run(folder, arguments.threads))
+        asyncio.run(through_the_gateway(folder, rows))
     if arguments.json:
         arguments.json.write_text(json.dumps({"threads": arguments.threads, "rows": rows}, indent=1))
 

@@ -16,6 +16,9 @@ BRIEF = ["row_id", "input", "output", "split", "source", "line"]
 TAKEN = 1024  # rows fetched at once: more make Lance slower than in proportion
 
 
+Array = np.ndarray[Any, Any]
+
+
 class Change(NamedTuple):
     what: str  # added | removed | changed | moved
     before: dict[str, Any] | None
@@ -65,40 +68,71 @@ def changes(store: Store, before: str, after: str, columns: list[str] | None = B
     """
     old, new = _Side(open(store, before), columns), _Side(open(store, after), columns)
     with errors(f"{before} and {after}"):
-        places = pc.index_in(new.ids, value_set=old.ids)
-        moved = pc.fill_null(pc.not_equal(new.splits, old.splits.take(places)), False)
-        gone = old.fetch(pc.invert(pc.is_in(old.ids, value_set=new.ids)))
+        lone_old, lone_new = _lone(old, new)
+        come, gone = new.ids.filter(pa.array(lone_new)), old.ids.filter(pa.array(lone_old))
+        known = old.ids.filter(pc.is_in(old.ids, value_set=come))
+        stay = new.ids.filter(pc.is_in(new.ids, value_set=gone))
+        places = pc.index_in(come, value_set=known)
+        here = np.flatnonzero(lone_new)
+        moved = pc.fill_null(pc.not_equal(new.splits.take(here), old.splits_of(known).take(places)), False)
         left: dict[bytes, list[dict[str, Any]]] = {}
-        for row in gone:
+        for row in old.fetch(np.flatnonzero(lone_old)[_mask(pc.invert(pc.is_in(gone, value_set=stay)))]):
             left.setdefault(key(row["input"]), []).append(row)
-        for row in new.fetch(pc.is_null(places)):
+        for row in new.fetch(here[_mask(pc.is_null(places))]):
             earlier = left.get(key(row["input"]))
             yield Change("changed", earlier.pop(0), row) if earlier else Change("added", None, row)
-        for row in new.fetch(moved):
+        for row in new.fetch(here[_mask(moved)]):
             yield Change("moved", None, row)
     yield from (Change("removed", row, None) for rows in left.values() for row in rows)
 
 
 class _Side:
-    """One version's rows, their ids and splits in the table's own order."""
+    """One version's rows in the order they lie in: their addresses, ids and splits."""
 
     def __init__(self, table: lance.LanceDataset, columns: list[str] | None) -> None:
         self.table, self.columns = table, columns or columns_of(table).names
         names = ["row_id", "split", *([ORDER] if ORDER in table.schema.names else [])]
-        found = table.to_table(columns=names)
+        found = table.scanner(columns=names, with_row_address=True, scan_in_order=True).to_table()
         self.ids = found["row_id"].combine_chunks()
         self.splits = found["split"].combine_chunks()
         self.order = found[ORDER].to_numpy() if ORDER in names else np.arange(len(found))
+        self.addresses = found["_rowaddr"].to_numpy()
 
-    def fetch(self, mask: pa.Array) -> Iterator[dict[str, Any]]:
+    def splits_of(self, ids: pa.Array) -> pa.Array:
+        """Of the first row with each of these ids, which are all here."""
+        where = np.flatnonzero(_mask(pc.is_in(self.ids, value_set=ids)))
+        return self.splits.take(where[pc.index_in(ids, value_set=self.ids.take(where)).to_numpy()])
+
+    def files(self) -> dict[int, list[str]]:
+        """Of each fragment the files that hold ids and splits."""
+        fields = {f.id() for f in self.table.lance_schema.fields() if f.name() in ("row_id", "split")}
+        return {
+            f.fragment_id: [file.path for file in f.data_files() if fields & set(file.fields)]
+            for f in self.table.get_fragments()
+        }
+
+    def fetch(self, chosen: Array) -> Iterator[dict[str, Any]]:
         """The chosen rows, in their order."""
-        chosen = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
         chosen = chosen[np.argsort(self.order[chosen], kind="stable")]
         for start in range(0, len(chosen), TAKEN):
             wanted = chosen[start : start + TAKEN]
             by = np.argsort(wanted)  # asked for in the order of the files
             rows = self.table.take(wanted[by].tolist(), columns=self.columns)
             yield from rows.take(pa.array(np.argsort(by))).to_pylist()
+
+
+def _lone(old: _Side, new: _Side) -> tuple[Array, Array]:
+    """Which rows of each side are not the very bytes of a row of the other: of one table, most are."""
+    files = old.files() if old.table.uri == new.table.uri else {}
+    shared = [number for number, paths in new.files().items() if files.get(number) == paths]
+    addresses = [side.addresses[np.isin(side.addresses >> np.uint64(32), shared)] for side in (old, new)]
+    both = np.intersect1d(*addresses, assume_unique=True)
+    return ~np.isin(old.addresses, both, assume_unique=True), ~np.isin(new.addresses, both, assume_unique=True)
+
+
+def _mask(found: pa.Array) -> Array:
+    chosen: Array = found.to_numpy(zero_copy_only=False)
+    return chosen
 
 
 def _size(row: dict[str, Any] | None) -> list[int]:

@@ -6,6 +6,7 @@ One request on a connection at a time. A connection that the other side closed w
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
@@ -241,8 +242,8 @@ class Response:
     """One answer, as it comes. begun: a byte has come. complete: all of it has."""
 
     __slots__ = (
-        "_pieces", "_size", "_timer", "_waiter", "closed", "complete", "connection", "deadline", "failure", "head",
-        "head_bytes", "header_bytes", "headers", "last", "loop", "paused", "status",
+        "_pieces", "_sink", "_size", "_timer", "_waiter", "closed", "complete", "connection", "deadline", "failure",
+        "head", "head_bytes", "header_bytes", "headers", "last", "loop", "paused", "status",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, deadline: float) -> None:
@@ -250,7 +251,8 @@ class Response:
         self.status = self.head_bytes = self.header_bytes = self._size = 0
         self.headers: dict[bytes, bytes] = {}  # names in lower case
         self.head = self.complete = self.closed = self.paused = False
-        self.failure: Failure | None = None
+        self.failure: Exception | None = None
+        self._sink: Callable[[bytes], bool] | None = None
         self.last = self.loop.time()
         self._pieces: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
@@ -278,11 +280,37 @@ class Response:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._size = 0
+        self.resume()
+        return data
+
+    async def pour(self, sink: Callable[[bytes], bool]) -> None:
+        """Hand all that comes to `sink`, as it comes and without a task in between, until that returns False or the
+        answer ends. Errors: Failure, and what `sink` raises."""
+        if self._pieces and not sink(await self.read()):
+            return
+        self._sink = sink
+        try:
+            while self._sink is not None and not self.complete:
+                if self.failure:
+                    raise self.failure
+                await self._wait()
+        finally:
+            self._sink = None
+        if self.failure:
+            raise self.failure
+
+    def pause(self) -> None:
+        """Let the upstream wait."""
+        if not self.paused and not self.complete:
+            self.paused = True
+            self.connection.transport.pause_reading()
+
+    def resume(self) -> None:
         if self.paused:
             self.paused = False
             self.last = self.loop.time()
-            self.connection.transport.resume_reading()
-        return data
+            if not self.complete and not self.closed:
+                self.connection.transport.resume_reading()
 
     async def whole(self, limit: int) -> bytes:
         """All of it. Errors: Failure, `too_large` beyond `limit` bytes."""
@@ -316,11 +344,18 @@ class Response:
     def put(self, data: bytes) -> None:
         if self.closed:
             return
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > HIGH_BYTES and not self.paused:
-            self.paused = True
-            self.connection.transport.pause_reading()
+        if self._sink:
+            try:
+                if self._sink(data):
+                    return
+            except Exception as error:  # noqa: BLE001 - it belongs to the task that waits, not to the loop
+                self.fail(error)
+            self._sink = None
+        else:
+            self._pieces.append(data)
+            self._size += len(data)
+            if self._size > HIGH_BYTES:
+                self.pause()
         self._wake()
 
     def end(self) -> None:
@@ -331,7 +366,7 @@ class Response:
             self.paused = False
         self._wake()
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: Exception) -> None:
         if self.complete:
             return
         self.failure = self.failure or failure

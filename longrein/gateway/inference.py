@@ -25,7 +25,7 @@ from longrein.gateway.cache import Cache, Caches, Entry, Replay, key_of
 from longrein.gateway.limits import Limits, Reservation
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Record, Recorder
-from longrein.gateway.relay import Relay
+from longrein.gateway.relay import Relay, Write
 from longrein.gateway.replicas import Fleet, Replica
 from longrein.gateway.routing import Table
 from longrein.gateway.shadow import Shadow
@@ -140,6 +140,7 @@ class Inference:
         exchange = Exchange(send, record, self._finish)
         exchange.key = key
         exchange.read_headers(scope["headers"])
+        exchange.write = scope.get("longrein.write")
         scope["longrein.task"] = asyncio.current_task()  # the protocol cancels it when the client is gone
         try:
             body = await read_body(scope, receive, self.max_body_bytes)
@@ -285,6 +286,7 @@ class Exchange:
         self.shadow: Replica | None = None  # gets a copy once it is answered
         self.input = ""
         self.source: Source | None = None
+        self.write: Write | None = None  # the connection's, past ASGI
         self.key: ApiKey | None = None
         self.reservation: Reservation | None = None
         self.wants_kept = False  # the cache may be asked: it is a client's, who did not say no-store or no-cache
@@ -325,6 +327,8 @@ class Exchange:
             if not self.started:  # only now: what fails before the first token still gets a status of its own
                 await self._start(200, STREAM)
             await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+            if self.write and not self.keep and isinstance(self.source, Relay):
+                self.source.write = self.write  # nothing else is to be done with them
         if not self.started:
             raise Error("bad_gateway", "the answer has no events", "try again")
         self.end(200)

@@ -103,6 +103,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.in_head, self.head_bytes = False, 0
         self.running: RequestResponseCycle | None = None
+        self.when_writable: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -163,7 +164,20 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
         cycle.transport = self.corked  # type: ignore[assignment]
+        cycle.scope["longrein.write"] = self.write_piece  # type: ignore[typeddict-unknown-key]
         super()._start_asgi_task(cycle, app)
+
+    def write_piece(self, data: bytes, when_writable: Callable[[], None]) -> bool:
+        """Send a piece of the body of the stream that is under way, without waiting; ASGI's send in one plain call.
+
+        False when the client is slow: then let there be no more until `when_writable` is called.
+        """
+        if not (self.running and self.running.disconnected):
+            self.corked.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if self.flow.write_paused:
+            self.when_writable = when_writable
+            return False
+        return True
 
     def pause_writing(self) -> None:
         self.watch.stalled[self] = self.loop.time()
@@ -172,6 +186,9 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self.watch.stalled.pop(self, None)
         super().resume_writing()
+        if self.when_writable:
+            resume, self.when_writable = self.when_writable, None
+            resume()
 
     def too_slow(self) -> None:
         """Close a connection whose request did not come in time."""

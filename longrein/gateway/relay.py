@@ -5,7 +5,7 @@ cannot fool the search, for inside a JSON string there is neither a bare quote n
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +17,9 @@ from longrein.gateway.openai import DONE
 MAX_ANSWER_BYTES = 64 << 20
 MAX_EVENT_BYTES = 8 << 20
 BYTES_A_TOKEN = 4  # of text, where an upstream tells no usage
+
+
+Write = Callable[[bytes, Callable[[], None]], bool]  # see protocol.Connection.write_piece
 
 
 class Reply(Protocol):
@@ -83,7 +86,9 @@ class Relay:
         self.texts: dict[int, list[str]] = {}
         self._events = self._said_bytes = 0
         self._names: list[tuple[bytes, bytes]] | None = None
+        self._held = b""  # of an event that is not whole yet
         self._done = False
+        self.write: Write | None = None  # from when on it is set, pieces go there
 
     @property
     def estimated(self) -> bool:
@@ -121,20 +126,16 @@ class Relay:
         off, `timeout`."""
         if not self.reply.response.headers.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
             raise _failed(_decode(await self._rest()).error, "is not a stream, as was asked")
-        read, held = self.reply.response.read, b""
+        response = self.reply.response
         try:
-            while not self._done and (data := await read()):
-                held = held + data if held else data
-                if cut := len(held) if held.endswith(b"\n\n") else _cut(held):
-                    self.first = self.first or time.perf_counter()
-                    events, held = held[:cut], held[cut:]
-                    if shown := self._read(events):
-                        yield shown
-                elif len(held) > MAX_EVENT_BYTES:
-                    raise Error("bad_gateway", f"an event of the upstream's is larger than {MAX_EVENT_BYTES} bytes")
+            while not self._done and (data := await response.read()):
+                if shown := self._take(data):
+                    yield shown
+                if self.write and not self._done:
+                    await response.pour(self._pour)
         except Failure as failure:
             raise self.reply.broken(failure) from failure
-        if not self._done and held.strip() and (shown := self._read(held.rstrip() + b"\n\n")):
+        if not self._done and self._held.strip() and (shown := self._read(self._held.rstrip() + b"\n\n")):
             yield shown
         if not self._done and not self.finish_reason:
             raise Error("bad_gateway", "the upstream ended its answer in the middle", "try again")
@@ -148,6 +149,27 @@ class Relay:
     def closing(self) -> bytes:
         """What a stream that reached its end ends with."""
         return DONE
+
+    def _pour(self, data: bytes) -> bool:
+        """Pass on what came; False when nothing more is wanted."""
+        assert self.write
+        response = self.reply.response
+        if (shown := self._take(data)) and not self.write(shown, response.resume):
+            response.pause()
+        return not self._done
+
+    def _take(self, data: bytes) -> bytes:
+        """What the client may see of the events that are whole now."""
+        held = self._held + data if self._held else data
+        cut = len(held) if held.endswith(b"\n\n") else _cut(held)
+        if not cut:
+            if len(held) > MAX_EVENT_BYTES:
+                raise Error("bad_gateway", f"an event of the upstream's is larger than {MAX_EVENT_BYTES} bytes")
+            self._held = held
+            return b""
+        self.first = self.first or time.perf_counter()
+        events, self._held = held[:cut], held[cut:]
+        return self._read(events)
 
     def _read(self, events: bytes) -> bytes:
         """Take note of whole events; returns them as the client is to see them."""

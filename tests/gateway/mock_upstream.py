@@ -96,7 +96,7 @@ class Mock:
         work = asyncio.ensure_future(self.script(self, asked))
         left = asyncio.ensure_future(reader.read(1))  # the client speaks no more until it is answered
         await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        if not work.done() or isinstance(work.exception(), ConnectionError):
             self.gone += 1
             work.cancel()
         left.cancel()

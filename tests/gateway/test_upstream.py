@@ -326,7 +326,7 @@ def test_no_more_connections_than_allowed_and_who_waits_too_long_is_told(serve, 
 
 
 def test_a_slow_client_slows_its_upstream_and_fills_no_memory(serve, mock):
-    events, words = 400, "w" * 65536
+    events, words = 1000, "w" * 65536  # more than what the kernel keeps on the way
 
     async def flood(mock, asked):
         await begin(asked.writer)

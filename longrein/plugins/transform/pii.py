@@ -1,31 +1,38 @@
-"""Personal data masked or its rows dropped: e-mail, phone, Chinese ID, bank card, IP address."""
+"""Personal data and secrets masked, hashed, replaced by stand-ins, counted, or their rows dropped."""
 
-import ipaddress
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import date
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from longrein.core.errors import Error, nearest
 from longrein.core.ports import Verdict
+from longrein.plugins.transform._pii.kinds import KINDS
+from longrein.plugins.transform._pii.scan import Finding, Scanner
+from longrein.plugins.transform._pii.standin import Standins
 from longrein.plugins.transform._row import edit
 
-VERSION = 1
+VERSION = 2
+Action = Literal["mask", "hash", "pseudonym", "drop", "keep"]
+KEY_BYTES = 32
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    action: Literal["mask", "drop"] = "mask"
+    action: Action = "mask"
+    actions: dict[str, Action] = {}  # of single kinds, in place of that
     kinds: list[str] | None = None  # None is all
+    patterns: dict[str, str] = {}  # kinds of one's own: name and pattern, in RE2's syntax
+    key: str = ""  # for hash and pseudonym: a file of 64 hexadecimal digits, as `openssl rand -hex 32` writes it
 
 
 class Pii:
-    """Masks with the kind's name, [EMAIL]; counts findings by kind. Put `normalize` before it: it reads ASCII digits.
+    """Counts findings by kind.
 
-    What a rule can see, no more: names, addresses and numbers spelled out stay. A dropped row is masked too, so the
-    table of rejected rows holds no copy; its source line does.
+    mask: [EMAIL]. hash: [EMAIL:…], the same for the same value. pseudonym: a stand-in of the same form, see
+    longrein.plugins.transform._pii.standin. drop: the row is set aside, masked, so that the table of rejected rows
+    holds no copy; its source line does. keep: counted only.
     """
 
     rowwise: ClassVar[bool] = True
@@ -33,89 +40,71 @@ class Pii:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = msgspec.convert(options, Options)
         self.counts: Counter[str] = Counter()
-        wanted = KINDS if self.options.kinds is None else self.options.kinds
-        for kind in wanted:
-            if kind not in KINDS:
-                raise Error("invalid", f"pii has no kind {kind!r}", nearest(kind, KINDS))
-        self.kinds = [(k, *KINDS[k]) for k in KINDS if k in wanted]
+        own = self.options.patterns
+        for name in own:
+            if name in KINDS or not name.isidentifier():
+                raise Error("invalid", f"a pattern cannot be called {name!r}", "letters, digits, _; no kind there is")
+        known = [*own, *KINDS]
+        wanted = known if self.options.kinds is None else [*own, *self.options.kinds]
+        for kind in (*wanted, *self.options.actions):
+            if kind not in known:
+                raise Error("invalid", f"pii has no kind {kind!r}", nearest(kind, known))
+        self.actions = {kind: self.options.actions.get(kind, self.options.action) for kind in wanted}
+        self.scanner = Scanner(wanted, own)
+        needed = [kind for kind, action in self.actions.items() if action in ("hash", "pseudonym")]
+        self.standins = Standins(read_key(self.options.key, needed[0])) if needed else None
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
         for row in rows:
-            before = self.counts.copy() if self.options.action == "drop" else self.counts
-            masked = edit(row, self.mask)
-            if masked is row or self.options.action == "mask":
-                yield Verdict(masked)
-            else:
-                yield Verdict(masked, "pii", ", ".join(sorted(self.counts - before)))
+            dropped = set[str]()
+            changed = edit(row, lambda text, dropped=dropped: self.change(text, dropped))  # type: ignore[misc]
+            yield Verdict(changed, "pii", ", ".join(sorted(dropped))) if dropped else Verdict(changed)
 
-    def mask(self, text: str) -> str:
-        if not _hint.search(text) or not _possible.search(text):
-            return text
-        for kind, pattern, valid in self.kinds:
+    def change(self, text: str, dropped: set[str]) -> str:
+        pieces, at = list[str](), 0
+        for found in self.scanner.find(text):
+            self.counts[found.kind] += 1
+            action = self.actions[found.kind]
+            if action == "drop":
+                dropped.add(found.kind)
+            if action != "keep":
+                pieces += (text[at : found.start], self._instead(found, action))
+                at = found.end
+        return "".join([*pieces, text[at:]]) if pieces else text
 
-            def replace(match: re.Match[str], kind: str = kind, valid: Callable[[str], bool] = valid) -> str:
-                if not valid(match[0]):
-                    return match[0]
-                self.counts[kind] += 1
-                return f"[{kind.upper()}]"
-
-            text = pattern.sub(replace, text)
-        return text
+    def _instead(self, found: Finding, action: Action) -> str:
+        if self.standins is not None and action == "pseudonym" and (made := self.standins.of(found.kind, found.value)):
+            return made
+        if self.standins is not None and action in ("hash", "pseudonym"):
+            return f"[{found.kind.upper()}:{self.standins.mark(found.kind, found.value)}]"
+        return f"[{found.kind.upper()}]"
 
 
-def chinese_id(number: str) -> bool:
-    """GB 11643-1999: a date of birth, and a check digit by weights 2^(17-i) mod 11."""
+def read_key(path: str, needed: str = "") -> bytes:
+    """Errors: `invalid` when there is no key, or it is short."""
+    hint = "openssl rand -hex 32 > .longrein/pii.key; chmod 600 .longrein/pii.key; then key: .longrein/pii.key"
+    if not path:
+        raise Error("invalid", f"pii needs a key to replace {needed!r} by something that can be told apart", hint)
     try:
-        date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
-    except ValueError:
-        return False
-    total = sum(int(d) * pow(2, 17 - i, 11) for i, d in enumerate(number[:17]))
-    return "10X98765432"[total % 11] == number[17].upper()
+        key = bytes.fromhex(Path(path).read_text("ascii"))
+    except (OSError, ValueError) as error:
+        raise Error(
+            "invalid", f"the key in {path} cannot be read: it is no file of hexadecimal digits", hint
+        ) from error
+    if len(key) < KEY_BYTES:
+        raise Error("invalid", f"the key in {path} has {len(key)} bytes, {KEY_BYTES} are needed", hint)
+    return key
 
 
-def luhn(number: str) -> bool:
-    """ISO/IEC 7812-1: the check digit of bank cards."""
-    digits = [int(d) for d in number if d.isdigit()]
-    doubled = [d if i % 2 == 0 else d * 2 - 9 * (d > 4) for i, d in enumerate(reversed(digits))]
-    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and sum(doubled) % 10 == 0
+def reveal(key: str, kind: str, standin: str) -> str:
+    """What a stand-in stands for; names, and kinds without a form, do not lead back. key: the file's path.
 
-
-def ip(text: str) -> bool:
+    Errors: `invalid`.
+    """
     try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return "." in text or len(text.replace(":", "")) >= 4  # C::D is code, more likely than an address
+        return Standins(read_key(key)).back(kind, standin)
+    except (ValueError, IndexError) as error:
+        raise Error("invalid", f"{standin!r} is no stand-in of the kind {kind!r}: {error}") from error
 
-
-def anything(_: str) -> bool:
-    return True
-
-
-_hint = re.compile("[0-9@:]")  # far cheaper than what follows, and absent from most texts
-_possible = re.compile(r"@|[0-9][0-9. -]{5}|[0-9)][)0-9. -]{5}|:[0-9A-Fa-f]{0,4}:")
-# In the order in which they are masked: what is more certain goes first.
-KINDS: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
-    "email": (re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}"), anything),
-    "id_number": (re.compile(r"(?<![0-9A-Za-z])[1-9][0-9]{16}[0-9Xx](?![0-9A-Za-z])"), chinese_id),
-    "card": (re.compile(r"(?<![0-9])[2-6](?:[ -]?[0-9]){12,18}(?![0-9])"), luhn),
-    "ip": (
-        re.compile(
-            r"(?<![0-9.A-Za-z])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9]|\.[0-9])"
-            r"|(?<![0-9A-Za-z:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4}(?![0-9A-Za-z:])"
-        ),
-        ip,
-    ),
-    "phone": (
-        re.compile(
-            r"(?<![0-9A-Za-z])(?:(?:\+|00)?86[ .-]?)?1[3-9][0-9][ .-]?[0-9]{4}[ .-]?[0-9]{4}(?![0-9A-Za-z])"
-            r"|(?<![0-9])0[1-9][0-9]{1,2}[ -][2-8][0-9]{6,7}(?![0-9])"
-            r"|(?<![0-9A-Za-z])(?:\+?1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])"
-            r"[2-9][0-9]{2}[ .-][0-9]{4}(?![0-9])"
-            r"|\+[1-9][0-9]{0,2}(?:[ .-]?[0-9]{2,4}){2,5}(?![0-9])"
-        ),
-        anything,
-    ),
-}
 
 plugin = Pii

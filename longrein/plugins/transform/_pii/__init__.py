@@ -1,0 +1,1 @@
+"""Personal data: what it looks like, what proves it, and what takes its place."""

@@ -122,7 +122,7 @@ class Metrics:
 State = Mapping[str, Mapping[str, Any]]
 
 
-def limit_gauges(used: Mapping[Labels, tuple[float, float]]) -> list[Counter]:
+def limit_gauges(used: Mapping[tuple[str, str], tuple[float, float]]) -> list[Counter]:
     """{(subject, limit): (used, at most)} as metrics."""
     names = ("subject", "limit")
     found = [Counter("longrein_limit_used", "Used and reserved in the window that is open.", names, "gauge"),

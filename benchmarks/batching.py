@@ -1,6 +1,7 @@
 """Goodput of the embedded engine under overload, by what sizes its batch, on real arrivals.
 
     python benchmarks/batching.py [--seconds 40] [--json batching.json]
+    python benchmarks/batching.py --simulated     # the same in simulated time, in which no neighbour is heard
 
 The Azure conversation trace (../shared/data/azure-llm-traces, or LONGREIN_DATA), its lengths cut to a quarter and its
 rate scaled to this machine's capacity, is sent to a real engine process: a Llama of 5 M parameters, one thread. An
@@ -44,6 +45,7 @@ LEVELS = 0.3, 1.0, 1.5, 2.5  # offered rate over capacity
 CAPS = 8, 16, 24, 32, 48
 MOST, CONTEXT, VOCABULARY, SHORTER = 64, 1024, 4096, 4
 CLIENTS, CALIBRATE_S, WARM_S = 24, 10.0, 4.0
+SIMULATED_CAPACITY = 15.0  # requests a second
 FIRST_TOKENS = 20  # the time to the first token may be that many times the time of a token
 PLUGIN = "import sys\nsys.path.insert(0, {0!r})\nfrom batching import peer\nplugin = peer()\nVERSION = 1\n"
 
@@ -269,6 +271,39 @@ async def measure(folder: Path, arguments: argparse.Namespace, results: dict[str
                 show(level, policy, results["runs"][key])
 
 
+def simulated(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same policies over the engine of tests/ops/served.py: a step takes what a linear model says, ± 15 %."""
+    sys.path.insert(0, str(ROOT / "tests" / "ops"))
+    import served
+
+    from longrein.ops.batching import Controller, Decision
+
+    arrivals, seconds, slo = trace(), 120.0, Slo(ttft_s=0.5, tpot_s=0.025)
+    results: dict[str, Any] = {"runs": {}}
+    for level in arguments.levels:
+        for policy in arguments.policies:
+            some = at_rate(arrivals, level * SIMULATED_CAPACITY, seconds)
+            requests = [served.Request(str(i), a.at, a.prompt, a.answer) for i, a in enumerate(some)]
+            lane = [served.Request(f"offline {i}", 0.0, 200, 50, 10) for i in range(2000)]
+            draw = random.Random(1)
+            engine = served.Engine(noise=lambda s, d=draw: s * d.lognormvariate(0, 0.15), patience_s=slo.ttft_s)
+            if policy in ("longrein", "offline"):
+                ours = Controller(slo, Limits(MOST, 512, MOST))
+                served.serve(requests + lane * (policy == "offline"), engine, ours.decide, ours.learn)
+            else:
+                name, _, batch = policy.partition("-")
+                peer: Any = POLICIES[name](int(batch or MOST), slo)
+                limits = lambda load, p=peer: Decision(Limits(int(p.batch), 512, 0))  # noqa: E731
+                served.serve(requests, engine, limits, peer.learn)
+            row = {"goodput": sum(r.good(slo) for r in requests) / seconds, "offered": len(requests) / seconds}
+            row["first p50"] = quantile([r.first - r.at for r in requests if r.first is not None], 0.5)
+            if policy == "offline":
+                row["offline tokens/s"] = sum(r.made for r in lane if r.last <= seconds) / seconds
+            results["runs"][f"{level:g} {policy} 0"] = row
+            show(level, policy, row)
+    return results
+
+
 def save(path: Path | None, results: dict[str, Any]) -> None:
     if path:
         path.write_text(json.dumps(results, indent=1))
@@ -306,7 +341,10 @@ def main() -> None:
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS)
     parser.add_argument("--policies", nargs="+", default=names)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--simulated", action="store_true")
     arguments = parser.parse_args()
+    if arguments.simulated:
+        return summary(simulated(arguments), arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     from engine import make_model
 

@@ -22,16 +22,38 @@ DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 @click.command(help=__doc__)
 @click.argument("ref", shell_complete=refs)
-@click.option("--card", is_flag=True, help="Print the model's card (README.md) instead.")
+@click.option("--card", is_flag=True, help="Print the card (README.md) of a model or dataset instead.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write a dataset's report there, as one HTML file.")
+@click.option("--rejected", is_flag=True, help="Print rows that a dataset dropped, and why.")
+@click.option("--reason", default="", help="Only rows dropped for this.")
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1), help="So many of them.")
+@click.option("--license", default="", help="For the card of a dataset: an SPDX name.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Of card and page.")
+@click.option("--no-texts", is_flag=True, help="Show no text of any row on card and page: to publish them.")
 @click.option("--note", metavar="TEXT", help="Write a note on it, in place of the one before.")
 @click.pass_obj
-def command(session: Session, ref: str, card: bool, note: str | None) -> None:
+def command(
+    session: Session, ref: str, card: bool, page: Path | None, rejected: bool, reason: str, limit: int, license: str,
+    lang: str, no_texts: bool, note: str | None,
+) -> None:  # fmt: skip
     workspace = session.workspace
     asset = workspace.asset(ref)
     if note is not None:
         workspace.note(ref, note)
+    if page:
+        _write_page(page, _profile(workspace, asset, no_texts), lang)
+        session.show({"ref": asset.ref, "page": str(page)}, f"the report of {asset.ref} is in {page}")
+        return
+    if rejected or reason:
+        _show_rejected(session, asset, reason, limit)
+        return
     if card:
-        session.show({"ref": asset.ref, "card": _card(workspace, asset)}, _card(workspace, asset))
+        told = (
+            _data_card(workspace, asset, no_texts, lang, license)
+            if asset.kind == "dataset"
+            else _card(workspace, asset)
+        )
+        session.show({"ref": asset.ref, "card": told}, told)
         return
     data = describe(workspace, asset)
     session.show(data, as_text(data))
@@ -110,8 +132,45 @@ def _values(one: Any) -> list[Any]:
     return list(one.values() if isinstance(one, dict) else one)
 
 
+def _data_card(workspace: "Workspace", asset: "Asset", no_texts: bool, lang: str, license: str) -> str:
+    from longrein.data import card
+
+    return card.markdown(_profile(workspace, asset, no_texts), lang, license).rstrip()
+
+
 def _card(workspace: "Workspace", asset: "Asset") -> str:
     path = Path(workspace.path(asset.ref)) / "README.md"
     if not path.is_file():
-        raise Error("not_found", f"{asset.ref} has no card", "models have one")
+        raise Error("not_found", f"{asset.ref} has no card", "models and datasets have one")
     return path.read_text("utf-8").rstrip()
+
+
+def _write_page(page: Path, facts: dict[str, Any], lang: str) -> None:
+    import yaml
+
+    from longrein.data import page as report
+
+    config = yaml.safe_dump(facts["config"], sort_keys=False, allow_unicode=True)
+    page.write_text(report.html(facts, config, lang), "utf-8")
+
+
+def _show_rejected(session: Session, asset: "Asset", reason: str, limit: int) -> None:
+    from longrein.data import profile
+
+    found = profile.rejected(session.workspace.store, _dataset(asset), reason, limit)
+    rows = [(f"{r['source']}:{r['line']}", r["stage"], r["reason"], r["detail"], r["row"]) for r in found]
+    shown = [tuple(_text.short(cell, 60) for cell in row) for row in rows]
+    session.show(found, _text.table(shown, ("PLACE", "STEP", "REASON", "DETAIL", "ROW")) if rows else "no such rows")
+
+
+def _profile(workspace: "Workspace", asset: "Asset", no_texts: bool) -> dict[str, Any]:
+    from longrein.data import profile
+
+    facts = profile.profile(workspace.ledger, workspace.store, _dataset(asset), workspace.root)
+    return profile.without_texts(facts) if no_texts else facts
+
+
+def _dataset(asset: "Asset") -> "Asset":
+    if asset.kind != "dataset":
+        raise Error("invalid", f"{asset.ref} is no dataset", "longrein ls datasets")
+    return asset

@@ -14,7 +14,7 @@ from longrein.core.errors import Error
 from longrein.plugins.transform._pii.kinds import KINDS
 from longrein.plugins.transform._pii.scan import Scanner
 from longrein.plugins.transform._pii.standin import FORMLESS, Standins
-from longrein.plugins.transform.pii import Pii, reveal
+from longrein.plugins.transform.pii import Pii, reveal, review
 
 SCANNER = Scanner(KINDS, {})
 TOKEN = "aB3dE5gH7jK9mN1pQ2rS4tU6vW8xY0zA1bC2dE3f"  # forty characters of nobody's key
@@ -344,3 +344,39 @@ def test_every_kind_is_found_alone_too():
         alone = Scanner([kind], {}).find(text)
         assert value in [text[f.start : f.end] for f in alone], (kind, text)
     assert {kind for kind, _, _ in FOUND} | {"private_key"} == set(KINDS) and set(FORMLESS) <= set(KINDS)
+
+
+def test_a_review_shows_where_and_like_what_but_nothing_itself():
+    rows = [
+        {"input": f"call 1380013{n:04d} or write to ann{n}@example.com", "source": "a.csv", "line": n}
+        for n in range(100)
+    ]
+    rows.append({"messages": [{"role": "user", "content": "身份证11010519491231002X"}], "source": "b", "line": 1})
+    examples = review(rows, 3)
+    assert [e.kind for e in examples] == ["email"] * 3 + ["id_number"] + ["phone"] * 3
+    assert examples == review(reversed(rows), 3)
+    phone = examples[-1]
+    assert (phone.source, phone.shape, phone.context) == ("a.csv", "99999999999", "call [PHONE] or write to [EMAIL]")
+    assert {e.line for e in examples if e.kind == "phone"} <= set(range(100))
+    assert not any(re.search("[0-9]{4}|ann", f"{e.shape}{e.context}".replace("9999", "")) for e in examples)
+    assert review(rows, options={"kinds": ["id_number"]})[0].shape == "99999999999999999x"
+
+
+def test_a_dataset_with_stand_ins(project: Any):
+    """The key is named in longrein.yaml; another key is another dataset; nothing personal leaves the rows."""
+    key = project.write(".longrein/pii.key", "0f" * 32)
+    texts = ["call 13800138000 now", "13800138000 again", "write to ann@example.com", "the id is 11010519491231002X"]
+    project.write("d.jsonl", "".join(f'{{"text": "{t}"}}\n' for t in texts))
+    options = {"action": "pseudonym", "actions": {"id_number": "drop"}, "key": ".longrein/pii.key"}
+    made = project.ingest(sources=["d.jsonl"], transforms=[{"pii": options}])
+    rows = [r["input"] for r in project.rows(made)]
+    assert len(rows) == 3 and rows[0].split()[1] == rows[1].split()[0] != "13800138000"
+    assert reveal(str(key), "phone", rows[1].split()[0]) == "13800138000"
+    assert made.meta["transforms"]["pii"]["phone"] == 2
+    (dropped,) = project.rejected(made)
+    assert (dropped["reason"], dropped["detail"]) == ("pii", "id_number")
+    told = f"{made.meta}{dropped}"
+    assert not any(one in told for one in ("13800138000", "ann@example.com", "11010519491231002X", "0f0f"))
+    key.write_text("1e" * 32)
+    again = project.ingest(sources=["d.jsonl"], transforms=[{"pii": options}])
+    assert [r["input"] for r in project.rows(again)] != rows

@@ -1,6 +1,6 @@
 """What the transforms share: the texts of a row, whether it is one request or a conversation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,13 @@ def answer(row: dict[str, Any]) -> str | None:
         text: str = row["messages"][-1]["content"]
         return text
     return row.get("output")
+
+
+def texts(row: Mapping[str, Any]) -> list[str]:
+    """All of them."""
+    if "messages" in row:
+        return [m["content"] for m in row["messages"]]
+    return [text for text in (row["input"], row.get("output")) if text is not None]
 
 
 def edit(row: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:

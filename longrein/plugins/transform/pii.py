@@ -1,9 +1,12 @@
 """Personal data and secrets masked, hashed, replaced by stand-ins, counted, or their rows dropped."""
 
+import heapq
+import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 
@@ -12,11 +15,12 @@ from longrein.core.ports import Verdict
 from longrein.plugins.transform._pii.kinds import KINDS
 from longrein.plugins.transform._pii.scan import Finding, Scanner
 from longrein.plugins.transform._pii.standin import Standins
-from longrein.plugins.transform._row import edit
+from longrein.plugins.transform._row import edit, texts
 
 VERSION = 2
 Action = Literal["mask", "hash", "pseudonym", "drop", "keep"]
 KEY_BYTES = 32
+NEAR = 40  # characters of context on each side
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,6 +82,44 @@ class Pii:
         if self.standins is not None and action in ("hash", "pseudonym"):
             return f"[{found.kind.upper()}:{self.standins.mark(found.kind, found.value)}]"
         return f"[{found.kind.upper()}]"
+
+
+class Example(NamedTuple):
+    """A finding to look at. It holds no more than the text's surroundings, themselves masked."""
+
+    kind: str
+    source: str
+    line: int
+    shape: str  # of what was found: a 9 for a digit, an x for a letter
+    context: str
+
+
+def review(
+    rows: Iterable[Mapping[str, Any]], many: int = 10, options: Mapping[str, Any] | None = None
+) -> list[Example]:
+    """Of each kind up to so many findings, the same for the same rows, wherever they stand: what is still in a dataset,
+    or what a transform with these options would find in it. For a person to judge, not for a log."""
+    transform = Pii({**(options or {}), "action": "mask", "actions": {}, "key": ""})
+    held: dict[str, list[tuple[int, int, Example]]] = {}
+    number = 0
+    for row in rows:
+        for text in texts(row):
+            for found in transform.scanner.find(text):
+                number += 1
+                rank = zlib.crc32(f"{row.get('source')}:{row.get('line')}:{found.start}".encode("utf-8", "replace"))
+                kept = held.setdefault(found.kind, [])
+                if len(kept) < many or -kept[0][0] > rank:
+                    example = _example(transform, row, text, found)
+                    (heapq.heappush if len(kept) < many else heapq.heapreplace)(kept, (-rank, number, example))
+    return [one for kind in sorted(held) for _, _, one in sorted(held[kind], key=lambda e: (-e[0], e[1]))]
+
+
+def _example(transform: Pii, row: Mapping[str, Any], text: str, found: Finding) -> Example:
+    """The context is cut from the masked text, so that a cut through another finding does not show half of it."""
+    before, after = text[max(0, found.start - 400) : found.start], text[found.end : found.end + 400]
+    shape = re.sub("[^\\W0-9_]", "x", re.sub("[0-9]", "9", found.value))
+    context = f"{transform.change(before, set())[-NEAR:]}[{found.kind.upper()}]{transform.change(after, set())[:NEAR]}"
+    return Example(found.kind, str(row.get("source", "")), int(row.get("line", 0)), shape, " ".join(context.split()))
 
 
 def read_key(path: str, needed: str = "") -> bytes:

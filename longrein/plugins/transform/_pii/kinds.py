@@ -55,6 +55,10 @@ _date = (
 _up, _low = "A-Z\u00c0-\u00d6\u00d8-\u00de\u0100-\u017f", "a-z\u00df-\u00f6\u00f8-\u024f"
 _cap = f"(?!(?:{words.STREETS})\\b)[{_up}][{_low}’']{{1,20}}(?:[-’'{_low}][{_up}]?[{_low}]{{1,20}})?"
 _rest = rf"(?: (?:[A-Z]\.? )?{_cap}){{0,2}}"
+_given = "|".join(  # by their first letter, so that most are not tried
+    f"{first}(?:{'|'.join(name[1:] for name in words.GIVEN.split() if name[0] == first)})"
+    for first in sorted({name[0] for name in words.GIVEN.split()})
+)
 _surname = f"(?:{words.COMPOUND}|[{words.SURNAMES}])"
 _seats = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _start = r"(?<![0-9A-Za-z])(?<![0-9][.-])"  # of a number that is no piece of another one
@@ -166,21 +170,20 @@ KINDS: dict[str, Kind] = {
     "phone": Kind(
         (r"[0-9][0-9 .)-]{5,}[0-9]", r"\([0-9]{2,5}\)"),
         _re(
-            rf"{_start}(?:(?:\+|00)?86[ .-]?)?1[3-9][0-9][ .-]?[0-9]{{4}}[ .-]?[0-9]{{4}}{_R}"
+            rf"(?=[0-9(+])(?:{_start}(?:(?:\+|00)?86[ .-]?)?1[3-9][0-9][ .-]?[0-9]{{4}}[ .-]?[0-9]{{4}}{_R}"
             r"|(?<![0-9])(?:(?:\+|00)?86[ .-]?)?(?:\(0[1-9][0-9]{1,2}\) ?|0[1-9][0-9]{1,2}[ -])[2-8][0-9]{6,7}(?![0-9])"
             rf"|{_start}(?:(?:\+|00)?1[ .-]?)?(?:\([2-9][0-9]{{2}}\) ?|[2-9][0-9]{{2}}[ .-])"
             rf"[2-9][0-9]{{2}}[ .-][0-9]{{4}}{_ext}(?![0-9])"
             rf"|(?<![0-9A-Za-z])(?:\+|00)[1-9](?:[ .-]?\(?[0-9]{{1,5}}\)?){{2,6}}{_ext}(?![0-9])"
             rf"|{_start}(?:0[1-9][0-9]{{0,3}}(?:[ -][0-9]{{2,4}}){{2,4}}"
             rf"|\([0-9]{{2,4}}\) ?[0-9]{{3,4}}[ -][0-9]{{3,4}})"
-            r"(?![0-9])"
-            rf"|(?i:{words.PHONE}){_gap}\n?{_start_near}(?P<v>{_grouped}{_ext})(?![0-9])"
-            rf"|{_start_near}(?P<w>{_grouped})(?=[ -](?i:office|fax|mobile|cell|home)\b)"
+            rf"(?![0-9])|{_start_near}(?P<w>{_grouped})(?=[ -](?i:office|fax|mobile|cell|home)\b))"
+            rf"|(?=[a-zA-Z电手联拨致传座])(?i:{words.PHONE}){_gap}\n?{_start_near}(?P<v>{_grouped}{_ext})(?![0-9])"
         ),
         check.phone,
     ),
     "address": Kind(
-        (f"(?:{words.PROVINCES}|[市区县镇路街道村])[{HAN}0-9A-Za-z]{{0,40}}(?:号|弄|栋|幢|室|单元|[省市区县镇])",
+        (f"(?:{words.PROVINCES}|[市区县镇路街道村])[{HAN}0-9A-Za-z]{{0,40}}(?:[号弄栋幢座楼层室房省市区县镇]|单元)",
          rf"[0-9] (?:[A-Z][a-z.]+ ){{1,4}}(?:{words.STREETS})\b", r"P\.? ?O\.? Box [0-9]"),
         _re(
             rf"(?:地址|住址|住在|家住|位于|寄到|寄往|送到)[是为:： ]{{0,3}}"
@@ -194,7 +197,7 @@ KINDS: dict[str, Kind] = {
     "name": Kind(
         (rf"(?:{words.COMPOUND}|[{words.SURNAMES}])[{HAN}]{{0,2}}(?:{words.HONORIFICS})", words.NAMED,
          r"(?:Mr|Mrs|Ms|Miss|Dr|Prof)\.? [A-Z]", r"(?i)my name is |\bname: |\bdear ",
-         rf"\b(?:{words.GIVEN.replace(' ', '|')}) (?:[A-Z]\.? )?[A-ZÀ-ž]"),
+         rf"\b(?:{_given}) (?:[A-Z]\.? )?[A-ZÀ-ž]"),
         _re(
             rf"(?:{words.NAMED})[:：是为叫 ]{{0,3}}(?P<v>{_surname}[{HAN}]{{1,2}})"
             rf"(?=[^{HAN}]|$|电话|手机|身份证|联系|先生|女士|的手机|的电话|住)"
@@ -202,7 +205,7 @@ KINDS: dict[str, Kind] = {
             rf"|\b(?:Mr|Mrs|Ms|Miss|Dr|Prof)\.? (?P<x>{_cap}{_rest})"
             rf"|(?:\b[Mm]y name is |\b[Nn]ame: {{1,8}}|\b[Dd]ear (?!Sir|Madam|All|Team|Customer|Friend))"
             rf"(?P<y>{_cap}{_rest})"
-            rf"|\b(?:{words.GIVEN.replace(' ', '|')}) (?:[A-Z]\.? )?{_cap}(?: {_cap})?"
+            rf"|\b(?:{_given}) (?:[A-Z]\.? )?{_cap}(?: {_cap})?"
         ),
     ),
 }  # fmt: skip

@@ -5,24 +5,40 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
+from longrein.core import digest as digests
 from longrein.core.errors import Error, nearest
 from longrein.core.store import Store
 from longrein.data import croissant, version
 
 MARK = "checkout.json"  # says what a folder is a checkout of
 SHARD_ROWS = 10_000  # of a WebDataset shard
+LINES = ".lines"  # hashes of the lines of a JSONL checkout as it was written
+HASH_BYTES = 16
 ARROW_BYTES = 500 << 20  # of a Hugging Face data file, as its own library cuts them
 
 Batches = Iterator[pa.RecordBatch]
+
+
+Array = np.ndarray[Any, Any]
+
+
+class Lines(NamedTuple):
+    """A JSONL checkout as it is now, line by line."""
+
+    path: Path
+    ends: Array  # bytes from the file's start to each line's end
+    at: Array  # the row that the line was when it was checked out, growing; -1 is another one
 
 
 class Files(NamedTuple):
@@ -44,12 +60,15 @@ def write(
     _clear(folder)
     schema = version.columns_of(version.open(store, uri))
     made = WRITERS[format](store, uri, schema, folder)
-    files = [p for p in made.paths if p.name != MARK]
-    metadata = croissant.describe(ref or uri, digest, schema, files, folder, format, license)
+    files = made.paths
+    shown = [p for p in files if p.name != LINES]
+    metadata = croissant.describe(ref or uri, digest, schema, shown, folder, format, license)
     _write_json(folder / "croissant.json", metadata)
     told = {"ref": ref, "digest": digest, "uri": uri, "format": format, "rows": made.rows}
+    if format == "jsonl":
+        told["lines"] = digests.of_file(folder / LINES)
     _write_json(folder / MARK, told | {"files": [p.relative_to(folder).as_posix() for p in files]})
-    return Files(made.rows, [*files, folder / "croissant.json"])
+    return Files(made.rows, [*shown, folder / "croissant.json"])
 
 
 def read(folder: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
@@ -65,6 +84,30 @@ def read(folder: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
         raise Error("invalid", f"{path} cannot be read: {error}", "mend that line, then commit again") from error
 
 
+def lines(folder: Path) -> Lines | None:
+    """Which lines of a checkout are as they were, without reading what is in them; None where that cannot be told."""
+    path, known = folder / "rows.jsonl", folder / LINES
+    if not path.is_file() or not known.is_file() or digests.of_file(known) != marked(folder).get("lines"):
+        return None
+    sizes, hashes = list[int](), list[bytes]()
+    with path.open("rb") as file:
+        for line in file:
+            hashes.append(_hash(line))
+            sizes.append(len(line))
+    before, now = (np.frombuffer(h, "<u8").reshape(-1, 2) for h in (known.read_bytes(), b"".join(hashes)))
+    at = version.matched(before[:, 0], now[:, 0])
+    at[(before[at] != now).any(axis=1)] = -1
+    return Lines(path, np.cumsum(sizes, dtype=np.int64), at)
+
+
+def line(text: bytes, number: int) -> dict[str, Any] | None:
+    """A row of a JSONL checkout with "_line", or None for an empty line. Errors: `invalid`."""
+    try:
+        return None if text.isspace() else _decode(text) | {"_line": number}
+    except msgspec.DecodeError as error:
+        raise Error("invalid", f"line {number}: {error}", "mend that line, then commit again") from error
+
+
 def marked(folder: Path) -> dict[str, Any]:
     """What a folder is a checkout of. Errors: `not_found`."""
     try:
@@ -74,12 +117,14 @@ def marked(folder: Path) -> dict[str, Any]:
 
 
 def _jsonl(store: Store, uri: str, schema: pa.Schema, folder: Path) -> Files:
-    path, encode, count = folder / "rows.jsonl", msgspec.json.Encoder().encode_lines, 0
-    with _staged(path) as file:
+    path, encode, count = folder / "rows.jsonl", msgspec.json.Encoder().encode, 0
+    with _staged(path) as file, _staged(folder / LINES) as hashes:
         for batch in version.batches(store, uri):
             count += batch.num_rows
-            file.write(encode(batch.to_pylist()))
-    return Files(count, [path])
+            lines = [encode(row) + b"\n" for row in batch.to_pylist()]
+            file.writelines(lines)
+            hashes.write(b"".join([_hash(line) for line in lines]))
+    return Files(count, [path, folder / LINES])
 
 
 def _csv(store: Store, uri: str, schema: pa.Schema, folder: Path) -> Files:
@@ -143,21 +188,17 @@ def _webdataset(store: Store, uri: str, schema: pa.Schema, folder: Path) -> File
 
 
 Writer = Callable[[Store, str, pa.Schema, Path], Files]
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 WRITERS: dict[str, Writer] = {
     "jsonl": _jsonl, "csv": _csv, "parquet": _parquet, "hf": _hf, "webdataset": _webdataset
 }  # fmt: skip
 
 
 def _read_jsonl(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.isspace():
-                continue
-            try:
-                yield decode(line) | {"_line": number}
-            except msgspec.DecodeError as error:
-                raise ValueError(f"line {number}: {error}") from error
+        for number, text in enumerate(file, 1):
+            if (found := line(text, number)) is not None:
+                yield found
 
 
 def _read_csv(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
@@ -270,6 +311,10 @@ def _clear(folder: Path) -> None:
 def _safe(name: str) -> str:
     """A split's name as a file's."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "rows"
+
+
+def _hash(line: bytes) -> bytes:
+    return blake2b(line, digest_size=HASH_BYTES).digest()
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from longrein.core import digest as digests
@@ -20,6 +21,7 @@ from longrein.data import checkout, row, split, version
 
 CAPABILITY = "data.version"
 HAND = "hand"  # stands among the transforms that touched a row
+EMPTY = -2  # the place of a line without a row
 SHOWN = 5  # conflicts in an error
 
 Row = dict[str, Any]
@@ -42,8 +44,12 @@ def commit(ledger: Ledger, store: Store, name: str, folder: Path, *, actor: str,
     file = folder / f"rows.{mark['format']}"
     with _run(ledger, name, actor, {"checkout": mark["ref"], "message": message}, [parent]) as record:
         shape = Shape(schema, file.name, digests.of_file(file) if file.is_file() else "")
-        rows = (shape(found) for found in checkout.read(folder, schema))
-        made = _written(store, name, schema, rows, parent.uri)
+        known = checkout.lines(folder)
+        if known is not None:
+            made = _edited(store, name, schema, known, shape, parent.uri)
+        else:
+            rows = (shape(found) for found in checkout.read(folder, schema))
+            made = _written(store, name, schema, rows, parent.uri)
         with ledger.transaction():
             _parent(ledger, mark, name)  # nobody was quicker meanwhile
             return record(made, {"parent": parent.ref, "message": message})
@@ -152,17 +158,49 @@ def _kind(kind: pa.DataType) -> type | tuple[type, ...]:
     return next((found for test, found in kinds.items() if test(kind)), str)
 
 
+def _edited(
+    store: Store, name: str, schema: pa.Schema, lines: checkout.Lines, shape: Shape, base: str
+) -> version.Version:
+    """A version of which only those lines are read that are not as they were checked out."""
+    at, ends = lines.at, lines.ends
+
+    def rows() -> Iterator[Row]:
+        with lines.path.open("rb") as file:
+            for place in np.flatnonzero(at < 0).tolist():
+                start = file.seek(int(ends[place - 1]) if place else 0)
+                found = checkout.line(file.read(int(ends[place]) - start), place + 1)
+                if found is None:
+                    at[place] = EMPTY
+                else:
+                    yield shape(found)
+
+    with _draft(store, schema) as draft:
+        _fill(draft, rows())
+        if not (at != EMPTY).any():
+            raise Error("invalid", f"no row of {name} is left", "a version has at least one")
+        return version.commit(store, name, version.Edit(store, base, at[at != EMPTY], draft), base)
+
+
 def _written(store: Store, name: str, schema: pa.Schema, rows: Iterable[Row], base: str) -> version.Version:
-    with TemporaryDirectory(dir=store.root, prefix="draft-") as folder:
-        draft = version.Draft(Path(folder) / "rows.arrow", schema)
-        for one in rows:
-            try:
-                draft.add(one, row.size({**one, "messages": one.get("messages") or []}))
-            except (pa.ArrowException, TypeError) as error:
-                raise Error("invalid", f"a row does not fit its columns: {error}", "check the types") from error
+    with _draft(store, schema) as draft:
+        _fill(draft, rows)
         if not draft.rows:
             raise Error("invalid", f"no row of {name} is left", "a version has at least one")
         return version.commit(store, name, draft, base)
+
+
+@contextmanager
+def _draft(store: Store, schema: pa.Schema) -> Iterator[version.Draft]:
+    with TemporaryDirectory(dir=store.root, prefix="draft-") as folder:
+        yield version.Draft(Path(folder) / "rows.arrow", schema)
+
+
+def _fill(draft: version.Draft, rows: Iterable[Row]) -> None:
+    for one in rows:
+        try:
+            draft.add(one, row.size({**one, "messages": one.get("messages") or []}))
+        except (pa.ArrowException, TypeError) as error:
+            raise Error("invalid", f"a row does not fit its columns: {error}", "check the types") from error
 
 
 @contextmanager

@@ -112,7 +112,8 @@ def test_where_a_checkout_may_go(call, notes, tmp_path):
     assert call("commit", "notes", tmp_path / "mine", "-C", notes).code == 3
     for format in ("csv", "jsonl"):
         assert call("checkout", "notes", tmp_path / "again", "--format", format, "-C", notes).code == 0
-    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["checkout.json", "croissant.json", "rows.jsonl"]
+    there = sorted(p.name for p in (tmp_path / "again").iterdir())
+    assert there == [".lines", "checkout.json", "croissant.json", "rows.jsonl"]
 
 
 def test_branch_and_merge(call, notes, tmp_path):

@@ -6,11 +6,13 @@ A uri is `lance/<name>.lance?version=N`: the number is this store's own. What tw
 from longrein.data.version.column import add_columns
 from longrein.data.version.compare import Change, changes, diff
 from longrein.data.version.content import Digest
+from longrein.data.version.delta import matched
+from longrein.data.version.edit import Edit
 from longrein.data.version.feed import batches_of, stream
 from longrein.data.version.table import batches, columns_of, digest, find, nearest, open, rows, verify
 from longrein.data.version.write import Draft, Version, commit
 
 __all__ = [
-    "Change", "Digest", "Draft", "Version", "add_columns", "batches", "batches_of", "changes", "columns_of", "commit",
-    "diff", "digest", "find", "nearest", "open", "rows", "stream", "verify",
+    "Change", "Digest", "Draft", "Edit", "Version", "add_columns", "batches", "batches_of", "changes", "columns_of",
+    "commit", "diff", "digest", "find", "matched", "nearest", "open", "rows", "stream", "verify",
 ]  # fmt: skip

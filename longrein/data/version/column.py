@@ -14,8 +14,8 @@ from longrein.core.errors import Error
 from longrein.core.store import Store
 from longrein.data.version.content import Digest
 from longrein.data.version.delta import Lost
-from longrein.data.version.table import ORDER, bytes_of, columns_of, errors, open, scan
-from longrein.data.version.write import Version, digest_at, retried, tag_of
+from longrein.data.version.table import ORDER, bytes_of, columns_of, digest_at, errors, open, scan, tag_of
+from longrein.data.version.write import Version, retried
 
 BATCH_ROWS = 8192
 Ids = np.ndarray[Any, np.dtype[np.bytes_]]

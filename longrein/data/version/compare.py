@@ -125,8 +125,8 @@ def _lone(old: _Side, new: _Side) -> tuple[Array, Array]:
     """Which rows of each side are not the very bytes of a row of the other: of one table, most are."""
     files = old.files() if old.table.uri == new.table.uri else {}
     shared = [number for number, paths in new.files().items() if files.get(number) == paths]
-    addresses = [side.addresses[np.isin(side.addresses >> np.uint64(32), shared)] for side in (old, new)]
-    both = np.intersect1d(*addresses, assume_unique=True)
+    here, there = (s.addresses[np.isin(s.addresses >> np.uint64(32), shared)] for s in (old, new))
+    both = np.intersect1d(here, there, assume_unique=True)
     return ~np.isin(old.addresses, both, assume_unique=True), ~np.isin(new.addresses, both, assume_unique=True)
 
 

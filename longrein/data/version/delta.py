@@ -29,6 +29,7 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 Array = np.ndarray[Any, Any]
 Batches = Callable[[], Iterator[pa.RecordBatch]]
+Choose = Callable[[Array], Iterator[pa.RecordBatch]]  # the rows where a mask is true
 
 
 class Lost(OSError):
@@ -59,11 +60,33 @@ def write(table: lance.LanceDataset, schema: pa.Schema, batches: Batches) -> lan
     """
     if not _fits(table, schema):
         return None
-    stored, keys = _stored(table), keys_of(batches())
+    names = [n for n in columns_of(table).names if n not in CONTENT or n == "row_id"]
+    stored, keys = _stored(table, names), keys_of(batches())
     at = _matches(stored.keys.rows, keys.rows)
     if not stored.first_run.all() and len(_runs(table)) >= MOST_RUNS:
         at[(at >= 0) & ~stored.first_run[at]] = -1
-    at = _growing(at)
+    at = growing(at)
+    differ = stored.keys.places[:, at] != keys.places
+    return _written(table, schema, lambda chosen: _chosen(batches, chosen), stored, at, differ)
+
+
+def edit(table: lance.LanceDataset, schema: pa.Schema, fresh: Batches, at: Array) -> lance.LanceDataset | None:
+    """As `write`, where it is known of each row which one of `table` it is, growing; or -1: the next one of `fresh`."""
+    if not _fits(table, schema) or len(_runs(table)) >= MOST_RUNS:
+        return None
+    differ = np.zeros((len(PLACES), len(at)), bool)
+    return _written(table, schema, lambda chosen: fresh(), _stored(table, ["row_id"]), at, differ)
+
+
+def matched(old: Array, new: Array) -> Array:
+    """For each new row, told by a 64-bit hash, the index of the same old one, in growing order, or -1."""
+    return growing(_matches(_told_apart(old.copy()), _told_apart(new.copy())))
+
+
+def _written(
+    table: lance.LanceDataset, schema: pa.Schema, chosen: Choose, stored: Stored, at: Array, differ: Array
+) -> lance.LanceDataset | None:
+    """The next version: rows of `table` by their index, those of -1 written anew; `differ`: by column of PLACES."""
     kept = at >= 0
     fresh = len(kept) - int(kept.sum())
     live = {f.fragment_id: f for f in table.get_fragments()}
@@ -76,13 +99,12 @@ def write(table: lance.LanceDataset, schema: pa.Schema, batches: Batches) -> lan
     order = _between(kept, stored.order[at[kept]])
     if order is None:
         return None
-    differ = stored.keys.places[:, at] != keys.places
     moved = differ.any(axis=0) & kept
     if not (fresh or lost.any() or moved.any()):
         return table
-    new = _appended(table, schema, batches, ~kept, order) if fresh else []
+    new = _appended(table, schema, chosen(~kept), order[~kept]) if fresh else []
     names = [n for n, column in zip(PLACES, differ, strict=True) if column[kept].any()]
-    places = _places(batches, names, moved, order, stored.fragment[at]) if names else {}
+    places = _places(chosen(moved), names, order[moved], stored.fragment[at[moved]]) if names else {}
     changed, fields = [], set[int]()
     for number in sorted(held):
         gone = stored.order[lost & (stored.fragment == number)]
@@ -133,8 +155,8 @@ def _fits(table: lance.LanceDataset, schema: pa.Schema) -> bool:
     return same and ORDER in table.schema.names and "row_id" in schema.names
 
 
-def _stored(table: lance.LanceDataset) -> Stored:
-    names = [n for n in columns_of(table).names if n not in CONTENT or n == "row_id"]
+def _stored(table: lance.LanceDataset, names: list[str]) -> Stored:
+    """The rows, told by these columns, the id among them."""
     orders, fragments = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
 
     def stream() -> Iterator[pa.RecordBatch]:
@@ -162,7 +184,7 @@ def _matches(old: Array, new: Array) -> Array:
     return np.where(old[found] == new, found, -1)
 
 
-def _growing(at: Array) -> Array:
+def growing(at: Array) -> Array:
     """The most matches whose order is the same on both sides: the longest growing subsequence, by patience sorting."""
     where = np.flatnonzero(at >= 0)
     values = at[where]
@@ -201,19 +223,17 @@ def _between(kept: Array, orders: Array) -> Array | None:
 
 
 def _appended(
-    table: lance.LanceDataset, schema: pa.Schema, batches: Batches, fresh: Array, order: Array
+    table: lance.LanceDataset, schema: pa.Schema, rows: Iterator[pa.RecordBatch], order: Array
 ) -> list[FragmentMetadata]:
     whole = schema.append(pa.field(ORDER, pa.int64()))
-    chosen = (_with_order(batch, places) for batch, places in _chosen(batches, fresh, order))
-    reader = pa.RecordBatchReader.from_batches(whole, chosen)
+    reader = pa.RecordBatchReader.from_batches(whole, _ordered(rows, order))
     return list(write_fragments(reader, table.uri, schema=whole, mode="append", enable_stable_row_ids=True))
 
 
-def _places(batches: Batches, names: list[str], moved: Array, order: Array, fragment: Array) -> dict[int, pa.Table]:
+def _places(rows: Iterator[pa.RecordBatch], names: list[str], order: Array, fragment: Array) -> dict[int, pa.Table]:
     """The new places of kept rows, by fragment."""
-    parts = [_with_order(batch.select(names), places) for batch, places in _chosen(batches, moved, order)]
-    whole, where = pa.Table.from_batches(parts), fragment[moved]
-    return {int(i): whole.filter(pa.array(where == i)) for i in np.unique(where)}
+    whole = pa.Table.from_batches(_ordered((batch.select(names) for batch in rows), order))
+    return {int(i): whole.filter(pa.array(fragment == i)) for i in np.unique(fragment)}
 
 
 def _changed(
@@ -230,14 +250,20 @@ def _changed(
     return (one if places is not None or len(gone) else None), fields
 
 
-def _chosen(batches: Batches, mask: Array, order: Array) -> Iterator[tuple[pa.RecordBatch, Array]]:
+def _chosen(batches: Batches, mask: Array) -> Iterator[pa.RecordBatch]:
     start = 0
     for batch in batches():
-        end = start + batch.num_rows
-        chosen = mask[start:end]
+        chosen = mask[start : start + batch.num_rows]
         if chosen.any():
-            yield batch.filter(pa.array(chosen)), order[start:end][chosen]
-        start = end
+            yield batch.filter(pa.array(chosen))
+        start += batch.num_rows
+
+
+def _ordered(rows: Iterator[pa.RecordBatch], order: Array) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in rows:
+        yield _with_order(batch, order[start : start + batch.num_rows])
+        start += batch.num_rows
 
 
 def _with_order(batch: pa.RecordBatch, places: Array) -> pa.RecordBatch:

@@ -129,6 +129,16 @@ def bytes_of(table: lance.LanceDataset) -> int:
     return sum(file.file_size_bytes or 0 for f in table.get_fragments() for file in f.data_files())
 
 
+def tag_of(digest: str) -> str:
+    return f"sha256-{digest}"
+
+
+def digest_at(table: lance.LanceDataset, number: int) -> str:
+    """The digest that a version was committed under; "" when it has lost its tag."""
+    tags = (tag for tag, one in table.tags.list().items() if one["version"] == number)
+    return next((tag.removeprefix("sha256-") for tag in tags if tag.startswith("sha256-")), "")
+
+
 def _check(columns: Iterable[str] | None, known: list[str]) -> None:
     missing = [c for c in columns or [] if c not in known]
     if missing:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import lance
 import pyarrow as pa
@@ -10,7 +10,10 @@ import pyarrow as pa
 from longrein.core.store import Store
 from longrein.data.version import delta
 from longrein.data.version.content import Digest
-from longrein.data.version.table import bytes_of, digest_of, errors, open
+from longrein.data.version.table import bytes_of, digest_of, errors, open, tag_of
+
+if TYPE_CHECKING:
+    from longrein.data.version.edit import Edit
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 16 << 20  # a batch is closed earlier when its texts reach this
@@ -71,7 +74,7 @@ class Draft:
         self._buffer, self._size = [], 0
 
 
-def commit(store: Store, name: str, draft: Draft, base: str = "") -> Version:
+def commit(store: Store, name: str, draft: "Draft | Edit", base: str = "") -> Version:
     """Make the draft a version of the table `name`, all or nothing; a sound version with the same rows is used again.
 
     Rows that come again from the table's latest version, or from the one that `base` names, are not written again.
@@ -100,7 +103,7 @@ def retried(work: Callable[[], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _placed(folder: Path, draft: Draft, digest: str, base: int) -> int:
+def _placed(folder: Path, draft: "Draft | Edit", digest: str, base: int) -> int:
     """The number of the version that holds the draft's rows: one that is there, or a new one. Tagged either way."""
     table = _latest(folder)
     tags = table.tags.list() if table is not None else {}
@@ -123,14 +126,17 @@ def _placed(folder: Path, draft: Draft, digest: str, base: int) -> int:
     return number
 
 
-def _shared(table: lance.LanceDataset, draft: Draft, digest: str, base: int) -> lance.LanceDataset | None:
+def _shared(table: lance.LanceDataset, draft: "Draft | Edit", digest: str, base: int) -> lance.LanceDataset | None:
     """The draft as what changed since a version before; None when that is too much, or reads back as other rows."""
     try:
         if base and base != table.version:
             table = table.checkout_version(base)
             table.restore()  # as the latest; nothing is copied
-        made = delta.write(table, draft.schema, draft.batches)
-        return made if made is not None and digest_of(made) == digest else None
+        if isinstance(draft, Draft):
+            made = delta.write(table, draft.schema, draft.batches)
+            return made if made is not None and digest_of(made) == digest else None
+        made = delta.edit(table, draft.schema, draft.fresh.batches, draft.at)
+        return made if made is not None and draft.sound(made) else None
     except (pa.ArrowException, OSError, ValueError) as error:
         if "conflict" in str(error).lower():
             raise
@@ -152,13 +158,3 @@ def _sound(table: lance.LanceDataset, number: int, digest: str) -> bool:
         return digest_of(table.checkout_version(number)) == digest
     except (pa.ArrowException, OSError, ValueError):  # damaged, or gone
         return False
-
-
-def tag_of(digest: str) -> str:
-    return f"sha256-{digest}"
-
-
-def digest_at(table: lance.LanceDataset, number: int) -> str:
-    """The digest that a version was committed under; "" when it has lost its tag."""
-    tags = (tag for tag, one in table.tags.list().items() if one["version"] == number)
-    return next((tag.removeprefix("sha256-") for tag in tags if tag.startswith("sha256-")), "")

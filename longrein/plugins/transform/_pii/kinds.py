@@ -15,10 +15,16 @@ HAN = "\u4e00-\u9fff"
 _L, _R = r"(?<![0-9A-Za-z])", r"(?![0-9A-Za-z])"
 
 
+BEFORE, AFTER = 80, 40
+
+
 class Kind(NamedTuple):
     signs: tuple[str, ...]
     pattern: re.Pattern[str]
     valid: Callable[[str], bool] = anything
+    near: re.Pattern[str] | None = (
+        None  # a match is within BEFORE and AFTER it, and the word that goes on there; None: anywhere
+    )
 
 
 def _re(pattern: str) -> re.Pattern[str]:
@@ -106,6 +112,7 @@ KINDS: dict[str, Kind] = {
             r"(?![A-Za-z0-9-])"
         ),
         check.email,
+        _re("@"),
     ),
     "id_number": Kind(
         (r"[0-9][0-9 -]{13,}[0-9Xx]",),
@@ -181,6 +188,7 @@ KINDS: dict[str, Kind] = {
             rf"|(?=[a-zA-Z电手联拨致传座])(?i:{words.PHONE}){_gap}\n?{_start_near}(?P<v>{_grouped}{_ext})(?![0-9])"
         ),
         check.phone,
+        _re(r"[0-9(][0-9 .()-]{4,}[0-9]"),
     ),
     "address": Kind(
         (f"(?:{words.PROVINCES}|[市区县镇路街道村])[{HAN}0-9A-Za-z]{{0,40}}(?:[号弄栋幢座楼层室房省市区县镇]|单元)",
@@ -199,13 +207,13 @@ KINDS: dict[str, Kind] = {
          r"(?:Mr|Mrs|Ms|Miss|Dr|Prof)\.? [A-Z]", r"(?i)my name is |\bname: |\bdear ",
          rf"\b(?:{_given}) (?:[A-Z]\.? )?[A-ZÀ-ž]"),
         _re(
-            rf"(?:{words.NAMED})[:：是为叫 ]{{0,3}}(?P<v>{_surname}[{HAN}]{{1,2}})"
+            rf"(?=[{HAN}])(?:(?:{words.NAMED})[:：是为叫 ]{{0,3}}(?P<v>{_surname}[{HAN}]{{1,2}})"
             rf"(?=[^{HAN}]|$|电话|手机|身份证|联系|先生|女士|的手机|的电话|住)"
-            rf"|(?<![{words.SURNAMES}])(?P<w>{_surname}[{HAN}]{{0,2}}?)(?={words.HONORIFICS})"
-            rf"|\b(?:Mr|Mrs|Ms|Miss|Dr|Prof)\.? (?P<x>{_cap}{_rest})"
-            rf"|(?:\b[Mm]y name is |\b[Nn]ame: {{1,8}}|\b[Dd]ear (?!Sir|Madam|All|Team|Customer|Friend))"
+            rf"|(?<![{words.SURNAMES}])(?P<w>{_surname}[{HAN}]{{0,2}}?)(?={words.HONORIFICS}))"
+            rf"|\b(?=[A-Zdmn])(?:(?:Mr|Mrs|Ms|Miss|Dr|Prof)\.? (?P<x>{_cap}{_rest})"
+            rf"|(?:[Mm]y name is |[Nn]ame: {{1,8}}|[Dd]ear (?!Sir|Madam|All|Team|Customer|Friend))"
             rf"(?P<y>{_cap}{_rest})"
-            rf"|\b(?:{_given}) (?:[A-Z]\.? )?{_cap}(?: {_cap})?"
+            rf"|(?:{_given}) (?:[A-Z]\.? )?{_cap}(?: {_cap})?)"
         ),
     ),
 }  # fmt: skip

@@ -8,13 +8,14 @@ import re2
 
 from longrein.core.errors import Error
 from longrein.plugins.transform._pii.check import anything
-from longrein.plugins.transform._pii.kinds import KINDS, Kind
+from longrein.plugins.transform._pii.kinds import AFTER, BEFORE, KINDS, Kind
 
 Valid = Callable[[str], bool]
 
 # Full-width forms, digits of other shapes, dashes and blanks, each for one character; lone surrogates.
 _wide = re.compile("[\uff01-\uff5e\u3000\u00a0\u2002-\u200a\u202f\u2010-\u2015\u2212\u2043\ud800-\udfff]")
 _hidden = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
+_run = re.compile("[A-Za-z0-9.-]*")
 _PLAIN = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _PLAIN |= dict.fromkeys((0x3000, 0xA0, 0x202F, *range(0x2002, 0x200B)), " ")
 _PLAIN |= dict.fromkeys((*range(0x2010, 0x2016), 0x2212, 0x2043), "-")
@@ -47,9 +48,9 @@ class Scanner:
 
     def find(self, text: str) -> list[Finding]:
         """In the order of the text, none within another."""
-        plain = _wide.sub(lambda m: _PLAIN[ord(m[0])], text)
+        plain = text if text.isascii() else _wide.sub(lambda m: _PLAIN[ord(m[0])], text)
         places: list[int] = []
-        if _hidden.search(plain):
+        if not plain.isascii() and _hidden.search(plain):
             plain, places = _shown(plain)
         found: list[Finding] = []
         for name, pattern in self.own.items():
@@ -79,8 +80,23 @@ def _take(plain: str, name: str, spans: Iterable[tuple[int, int]], valid: Valid,
 def _spans(kind: Kind, plain: str) -> Iterator[tuple[int, int]]:
     """Of a match, or of the named group in it."""
     groups = list(kind.pattern.groupindex)
-    for match in kind.pattern.finditer(plain):
-        yield next((match.span(g) for g in groups if match[g] is not None), match.span())
+    for start, end in _windows(kind.near, plain) if kind.near else [(0, len(plain))]:
+        for match in kind.pattern.finditer(plain, start, end):
+            yield next((match.span(g) for g in groups if match[g] is not None), match.span())
+
+
+def _windows(near: re.Pattern[str], plain: str) -> Iterator[tuple[int, int]]:
+    """Around the places where a match can be, none within another."""
+    start = end = 0
+    for match in near.finditer(plain):
+        if match.start() - BEFORE > end:
+            if end:
+                yield start, end
+            start = match.start() - BEFORE
+        run = _run.match(plain, min(len(plain), match.end() + AFTER))
+        end = run.end() if run else len(plain)
+    if end:
+        yield start, end
 
 
 def _shown(plain: str) -> tuple[str, list[int]]:

@@ -88,6 +88,15 @@ def test_a_line_of_another_encoding_is_read_in_its_own(tmp_path, encoding):
     assert [r.reason for r in told].count("bad_encoding") == 1
 
 
+def test_a_damaged_line_does_not_hide_the_encoding_of_the_others(tmp_path):
+    """Short lines, no one of which could be sure by itself, are read as the file is."""
+    lines = ["麻烦问下，优惠码再哪里输入？", "满多少包邮", "订单吹风机有货", *[LANGUAGES["gb18030"]] * 3]
+    content = b"\n".join([*(line.encode("gb18030") for line in lines), b"caf\xff\xfe"])
+    records = read(tmp_path / "a.txt", content)
+    assert [r.row and r.row["text"] for r in records] == [*lines, None]
+    assert records[-1].reason == "bad_encoding"
+
+
 def test_utf_8_in_a_file_of_another_encoding_is_no_nonsense(tmp_path):
     text = "订单已经发货"  # in UTF-8, these bytes are valid GB18030 too
     assert text.encode().decode("gb18030") != text

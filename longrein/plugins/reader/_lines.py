@@ -1,6 +1,7 @@
 """Lines of a file in unknown encoding, memory bounded: what the text formats share."""
 
 import codecs
+from collections import Counter
 from collections.abc import Iterator
 from io import BufferedReader, RawIOBase
 from typing import BinaryIO, NamedTuple, cast
@@ -106,7 +107,7 @@ def rejected(raw: bytes | str, line: int, size: int, reason: str, detail: str) -
 
 def sniff(blob: Blob) -> str:
     """The encoding of a file: its mark, else what most of its first lines with non-ASCII bytes are in."""
-    utf8, others, held, read = 0, 0, b"", 0
+    utf8, others, held, read = 0, list[bytes](), 0, 0
     with blob.open("rb") as file:
         while block := _block(file):
             if not read and (name := marked(block)):
@@ -118,10 +119,19 @@ def sniff(blob: Blob) -> str:
                 if is_utf8(line, cut=True):  # a long line may be cut within a character
                     utf8 += 1
                 else:
-                    others, held = others + 1, held + line[:SNIFF_BYTES] + b"\n"
-            if read >= SNIFF_READ_BYTES or utf8 + others >= SNIFF_LINES or len(held) >= SNIFF_BYTES:
+                    others.append(line[:SNIFF_BYTES])
+                    held += len(line)
+            if read >= SNIFF_READ_BYTES or utf8 + len(others) >= SNIFF_LINES or held >= SNIFF_BYTES:
                 break
-    return (others > utf8 and detect(held[:SNIFF_BYTES], cut=True)) or "utf-8"
+    return (len(others) > utf8 and _agreed(others)) or "utf-8"
+
+
+def _agreed(lines: list[bytes]) -> str:
+    """What all lines together are in; when some are damaged, what most of those are that are sure by themselves."""
+    if found := detect(b"\n".join(lines)[:SNIFF_BYTES], cut=True):
+        return found
+    votes = Counter(name for line in lines if (name := detect(line, least=SURE)))
+    return next((name for name, count in votes.most_common(1) if 2 * count > votes.total()), "")
 
 
 def _block(file: BinaryIO) -> bytes:

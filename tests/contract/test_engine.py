@@ -10,8 +10,8 @@ import tiny
 
 from longrein.core import plugins
 from longrein.core.errors import Error
-from longrein.core.generation import Event, Request
-from longrein.core.ports import Engine
+from longrein.core.generation import Event, Limits, Load, Request
+from longrein.core.ports import Engine, Steered
 
 COUNTERS = {"running", "waiting", "slots_used", "slots_total", "steps_total", "tokens_in_total", "tokens_out_total"}
 CHAT = [{"role": "user", "content": "How do I change the card? 我的卡丢了"}]
@@ -110,3 +110,26 @@ def test_a_folder_it_cannot_serve(engine: Engine, tmp_path: Path) -> None:
         with pytest.raises(Error) as caught:
             type(engine)(folder, {})
         assert caught.value.code in ("not_found", "invalid", "corrupt")
+
+
+def test_one_that_is_steered_keeps_to_its_limits_and_says_what_it_did(engine: Engine) -> None:
+    if not isinstance(engine, Steered):
+        pytest.skip("its steps are not sized from outside")
+    most = engine.limits
+    assert most.batch == engine.info["max_batch"] and engine.slo is None
+    try:
+        engine.limits = Limits(batch=2, prefill_tokens=9, offline=1)
+        for i in range(5):
+            engine.submit(chat(str(i), max_tokens=4, ignore_eos=True, priority=i % 2))
+        load = engine.load()
+        assert [q.id for q in load.waiting] == ["0", "2", "4"] and load.running == 0
+        first, ended = set(), 0
+        while engine.pending():
+            engine.step()
+            assert engine.work and engine.work.batch <= 2 and engine.work.prefill_tokens <= 9
+            first |= {id for id, _ in engine.work.first}
+            ended += engine.work.ended
+        assert first == set("01234") and ended == 5
+        assert engine.load() == Load(0, 0, 0, [])
+    finally:
+        engine.limits = most

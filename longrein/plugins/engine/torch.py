@@ -20,6 +20,7 @@ from longrein.core.errors import Error
 from longrein.core.generation import Event, Limits, Load, Logprob, Queued, Request, Work
 from longrein.core.worker import as_error
 from longrein.plugins.engine._torch import checkpoint, options
+from longrein.plugins.engine._torch.grammar import Grammars
 from longrein.plugins.engine._torch.model import Model, Span
 from longrein.plugins.engine._torch.options import Config as Config
 from longrein.plugins.engine._torch.sampling import choice, choose
@@ -44,6 +45,7 @@ class Torch:
         architecture, tensors = checkpoint.read(model)
         self.text = Text(model)
         self.eos = checkpoint.eos_ids(model, architecture)
+        self.grammars = Grammars(model, architecture.vocab_size, self.eos)
         self.context = options.context(config, architecture.max_position_embeddings)
         device, dtype, int8 = options.device(config)
         slots = options.slots(architecture, config, self.context, dtype, device)
@@ -83,7 +85,11 @@ class Torch:
         prompt = self._prompt(request)
         limit = min(request.max_tokens or self.context, self.context - len(prompt))
         vocabulary = self.model.architecture.vocab_size
+        if not all(token < vocabulary for token in request.logit_bias):
+            raise Error("invalid", "logit_bias has token ids that are not in the vocabulary", param="logit_bias")
         chosen = choice(request, prompt, sorted(self.eos), vocabulary, self.model.device)
+        if request.json_schema is not None:
+            chosen.constraint = self.grammars.constraint(request.json_schema)
         stream = Stream(self.text.tokenizer, request.stop)
         self._wait(Sequence(request, prompt, limit, chosen, stream, now, next(self.numbers)))
         self.counts["tokens_in_total"] += len(prompt)

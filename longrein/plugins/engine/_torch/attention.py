@@ -25,7 +25,10 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths: Tens
         return _gathered(q, keys, values, slots, lengths)
     out = torch.empty_like(q)
     given = (t.numpy() for t in (q, keys, values, slots, lengths, out))
-    kernel = _threaded if torch.get_num_threads() > 1 else _single
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    if threads > 1:
+        numba.set_num_threads(threads)
+    kernel = _threaded if threads > 1 else _single
     kernel(*given, np.float32(q.shape[-1] ** -0.5))
     return out
 

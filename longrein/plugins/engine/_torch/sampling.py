@@ -28,6 +28,10 @@ class Constraint(Protocol):
         """That token was chosen."""
         ...
 
+    def ended(self) -> bool:
+        """Whether the answer is complete. Errors: why it cannot go on."""
+        ...
+
 
 @dataclass(slots=True)
 class Choice:
@@ -40,11 +44,13 @@ class Choice:
     eos: Tensor | None = None  # token ids that may not come before min_tokens
     made: int = 0
     constraint: Constraint | None = None
+    bias: tuple[Tensor, Tensor] | None = None  # token ids, and what is added to their logits
 
     @property
     def plain(self) -> bool:
         """The best logit as it is."""
-        return self.request.temperature == 0 and self.prompt is None and not self.bans and self.constraint is None
+        changed = (self.prompt, self.bias, self.constraint) != (None, None, None)
+        return self.request.temperature == 0 and not changed and not self.bans
 
     @property
     def bans(self) -> bool:
@@ -58,7 +64,11 @@ def choice(request: Request, prompt: list[int], eos: list[int], vocabulary: int,
         seen[torch.tensor(prompt, device=device)] = True
         counts = torch.zeros(vocabulary, device=device)
     ends = torch.tensor(eos, device=device) if request.min_tokens and eos else None
-    return Choice(request, random.Random(request.seed), seen, counts, ends)
+    chosen = Choice(request, random.Random(request.seed), seen, counts, ends)
+    if request.logit_bias:
+        ids = torch.tensor(list(request.logit_bias), device=device)
+        chosen.bias = ids, torch.tensor(list(request.logit_bias.values()), dtype=torch.float, device=device)
+    return chosen
 
 
 def choose(logits: Tensor, choices: list[Choice]) -> list[int]:
@@ -82,10 +92,12 @@ def _adjust(logits: Tensor, choices: list[Choice]) -> Tensor:
     for row, c in zip(logits, choices, strict=True):
         if c.prompt is not None:
             _penalize(row, c)
+        if c.bias is not None:
+            row.index_add_(0, *c.bias)
         if c.bans and c.eos is not None:
             row[c.eos] = -torch.inf
         if c.constraint is not None:
-            row.masked_fill_(~c.constraint.allowed(), -torch.inf)
+            row.masked_fill_(~c.constraint.allowed().to(row.device), -torch.inf)
     return logits
 
 

@@ -60,6 +60,8 @@ class Sequence:
             event.text, event.stop = self.stream.push(token, len(self.ids) >= self.request.min_tokens)
             if event.stop is not None:
                 event.finish_reason = "stop"
+            elif self.choice.constraint and self.choice.constraint.ended():
+                event.finish_reason = "stop"
             elif len(self.ids) >= self.limit:
                 event.finish_reason = "length"
         if event.finish_reason:

@@ -2,11 +2,11 @@
 
     python benchmarks/version.py --mb 1000 --dvc /tmp/dvc/bin/dvc
 
-DVC tracks rows.parquet, the file that a checkout is; ours is the same rows as a version. Both start from the edited
-file. commit ends when the second version is there; diff when it is known which rows changed (DVC knows files: its part
-is `dvc diff`, then both files' ids compared); checkout when the first version's rows can be read again: for us that is
-opening it and reading the first batch, for DVC `dvc checkout`. Writing the file anew is shown beside. Each is timed
-once, after a `sync`.
+Both track rows.jsonl, a checkout, and every hundredth line of it is edited. commit: what `longrein commit` does,
+and `dvc add` with `git commit`; from the edited file until the second version is there. diff: until it is known which
+rows changed (DVC knows files: its part is `dvc diff`, then both files' lines compared). checkout: until the first
+version's rows can be read again; for us that is opening it and reading the first batch, for DVC `dvc checkout`.
+Writing the file anew is shown beside. Each is timed once, after a `sync`.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from longrein.core.ledger import Ledger
 from longrein.core.store import Store
-from longrein.data import row, version
+from longrein.data import checkout, revise, row, version
 
 SCHEMA = row.schema(False, False)
 
@@ -38,53 +38,56 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        files = [folder / "before.parquet", folder / "after.parquet"]
-        rows = make(files, given.mb)
-        told = {"rows": rows, "parquet_mb": round(files[0].stat().st_size / 1e6, 1)}
-        print(json.dumps(told | {"ours": ours(folder, *files)}, indent=2), flush=True)
+        print(json.dumps({"ours": ours(folder, given.mb)}, indent=2), flush=True)
         if given.dvc:
+            files = [folder / "before.jsonl", folder / "after.jsonl"]
             print(json.dumps({"dvc": dvc(given.dvc, folder, *files)}, indent=2))
 
 
-def make(files: list[Path], mb: int) -> int:
-    """The two files: a version, and the same with every hundredth row changed."""
+def rows(mb: int) -> Iterator[pa.RecordBatch]:
+    """So much text, in rows of about a kilobyte."""
     dice = random.Random(0)
     words = [dice.randbytes(dice.randint(1, 5)).hex() for _ in range(20_000)]
     size, at = 0, 0
-    with pq.ParquetWriter(files[0], SCHEMA) as one, pq.ParquetWriter(files[1], SCHEMA) as other:
-        while size < mb * 1_000_000:
-            pair: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-            for _ in range(10_000):
-                text = " ".join(dice.choices(words, k=140))
-                at, size = at + 1, size + len(text)
-                for side, rows in enumerate(pair):
-                    told = f"{text} changed" if side and at % 100 == 0 else text
-                    plain = {"input": told, "output": "answer", "source": "data/a.jsonl", "line": at, "split": "train"}
-                    rows.append(row.finished(plain, str(side) * 64))
-            one.write_table(pa.Table.from_pylist(pair[0], SCHEMA))
-            other.write_table(pa.Table.from_pylist(pair[1], SCHEMA))
-    return at
+    while size < mb * 1_000_000:
+        made: list[dict[str, Any]] = []
+        for _ in range(8192):
+            text = " ".join(dice.choices(words, k=140))
+            at, size = at + 1, size + len(text)
+            plain = {"input": text, "output": "answer", "source": "data/a.jsonl", "line": at, "split": "train"}
+            made.append(row.finished(plain, "0" * 64))
+        yield pa.RecordBatch.from_pylist(made, SCHEMA)
 
 
-def ours(folder: Path, before: Path, after: Path) -> dict[str, Any]:
-    store = Store(folder / "store")
+def edited(before: Path, after: Path) -> None:
+    """Every hundredth line with another text."""
+    with before.open("rb") as one, after.open("wb") as other:
+        for number, line in enumerate(one):
+            other.write(line if number % 100 else line.replace(b'"input":"', b'"input":"changed ', 1))
+
+
+def ours(folder: Path, mb: int) -> dict[str, Any]:
+    store, ledger = Store(folder / "store"), Ledger(f"sqlite:///{folder / 'ledger.db'}")
     store.root.mkdir()
-    found: dict[str, Any] = {}
-
-    def commit(file: Path) -> version.Version:
-        draft = version.Draft(folder / "draft.arrow", SCHEMA)
-        for batch in batches(file):
-            draft.put(batch)
-        return version.commit(store, "rows", draft)
-
-    first = timed(found, "first_commit_s", lambda: commit(before))
+    draft = version.Draft(folder / "draft.arrow", SCHEMA)
+    for batch in rows(mb):
+        draft.put(batch)
+    found: dict[str, Any] = {"rows": draft.rows}
+    made = timed(found, "first_commit_s", lambda: version.commit(store, "rows", draft))
+    first = ledger.assets.put(
+        "dataset", "rows", made.digest, uri=made.uri, bytes=made.bytes, meta={"rows": made.rows}, actor="b"
+    )
+    out = folder / "out"
+    timed(found, "checkout_as_jsonl_s", lambda: checkout.write(store, first.uri, out, ref=first.ref))
+    shutil.copy(out / "rows.jsonl", folder / "before.jsonl")
+    edited(folder / "before.jsonl", folder / "after.jsonl")
+    shutil.copy(folder / "after.jsonl", out / "rows.jsonl")
     size = disk(store.root)
-    second = timed(found, "commit_s", lambda: commit(after))
+    second = timed(found, "commit_s", lambda: revise.commit(ledger, store, "rows", out, actor="b"))
     found["new_mb"] = round((disk(store.root) - size) / 1e6, 2)
     changed = timed(found, "diff_s", lambda: version.diff(store, first.uri, second.uri))
     found["changed_rows"] = changed["added"] + changed["changed"]
     timed(found, "checkout_s", lambda: next(version.batches(store, first.uri)))
-    timed(found, "checkout_as_parquet_s", lambda: write(store, first.uri, folder / "out.parquet"))
     count = 0
 
     def stream() -> None:
@@ -111,43 +114,33 @@ def dvc(program: str, folder: Path, before: Path, after: Path) -> dict[str, Any]
     found: dict[str, Any] = {}
 
     def commit(file: Path) -> None:
-        call(program, "add", "-q", "rows.parquet")
+        call(program, "add", "-q", "rows.jsonl")
         call("git", "add", "-A")
         call("git", "commit", "-q", "-m", file.name)
 
-    shutil.copy(before, place / "rows.parquet")
+    shutil.copy(before, place / "rows.jsonl")
     timed(found, "first_commit_s", lambda: commit(before))
     size = disk(place / ".dvc")
-    (place / "rows.parquet").unlink()
-    shutil.copy(after, place / "rows.parquet")
+    (place / "rows.jsonl").unlink()
+    shutil.copy(after, place / "rows.jsonl")
     timed(found, "commit_s", lambda: commit(after))
     found["new_mb"] = round((disk(place / ".dvc") - size) / 1e6, 2)
 
-    def diff() -> set[str]:
+    def diff() -> set[bytes]:
         call(program, "diff", "--json", "HEAD~1", "HEAD")
-        ids = [{i for b in batches(file, ["row_id"]) for i in b["row_id"].to_pylist()} for file in (before, after)]
-        return ids[1] - ids[0]
+        lines = [set(file.read_bytes().splitlines()) for file in (before, after)]
+        return lines[1] - lines[0]
 
     found["changed_rows"] = len(timed(found, "diff_s", diff))
 
     def checkout() -> None:
         call("git", "checkout", "-q", "HEAD~1")
         call(program, "checkout", "-q")
-        next(batches(place / "rows.parquet"))
+        with (place / "rows.jsonl").open("rb") as file:
+            next(file)
 
     timed(found, "checkout_s", checkout)
     return found
-
-
-def write(store: Store, uri: str, path: Path) -> None:
-    with pq.ParquetWriter(path, SCHEMA) as writer:
-        for batch in version.batches(store, uri):
-            writer.write_batch(batch)
-
-
-def batches(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(file) as opened:
-        yield from opened.iter_batches(8192, columns=columns)
 
 
 def timed(found: dict[str, Any], what: str, work: Callable[[], Any]) -> Any:

@@ -35,15 +35,15 @@ class Scanner:
 
     def __init__(self, kinds: Iterable[str], patterns: Mapping[str, str]) -> None:
         wanted = set(kinds)
-        self.kinds: dict[str, Kind] = {name: KINDS[name] for name in KINDS if name in wanted}
+        self.kinds = [(name, kind) for name, kind in KINDS.items() if name in wanted]
         self.own = {name: _own(name, pattern) for name, pattern in patterns.items()}
-        self.of = [""]  # which kind a sign tells; the first is always there
+        self.of = [-1]  # which of the kinds a sign tells; the first sign is always there
         self.signs = re2.Set.SearchSet(_options())
         self.signs.Add("")
-        for name, kind in self.kinds.items():
+        for place, (_, kind) in enumerate(self.kinds):
             for sign in kind.signs:
                 self.signs.Add(sign)
-                self.of.append(name)
+                self.of.append(place)
         self.signs.Compile()
 
     def find(self, text: str) -> list[Finding]:
@@ -56,10 +56,9 @@ class Scanner:
         for name, pattern in self.own.items():
             plain = _take(plain, name, (m.span() for m in pattern.finditer(plain)), anything, found)
         signs = self.signs.Match(plain.encode())  # None: it ran out of memory
-        possible = self.kinds.keys() if signs is None else {self.of[n] for n in signs}
-        for name, kind in self.kinds.items():
-            if name in possible:
-                plain = _take(plain, name, _spans(kind, plain), kind.valid, found)
+        for place in range(len(self.kinds)) if signs is None else sorted({self.of[n] for n in signs} - {-1}):
+            name, kind = self.kinds[place]
+            plain = _take(plain, name, _spans(kind, plain), kind.valid, found)
         found.sort(key=lambda f: f.start)
         if places:
             return [f._replace(start=places[f.start], end=places[f.end - 1] + 1) for f in found]

@@ -37,6 +37,7 @@ NEEDED = {  # options without a default
     "budget": {"total": 10**6},
     "classify": {"positive": [str(HERE / "good.txt")], "negative": [str(HERE / "bad.txt")]},
     "decontaminate": {"against": [str(HERE / "evaluation.txt")]},
+    "sample": {"share": 0.5},
 }
 OUTPUTS = ["a", "A ", "b", None]
 

@@ -56,6 +56,33 @@ class Splits(Protocol):
         ...
 
 
+class Object(NamedTuple):
+    """One thing that a source holds, as its listing tells it."""
+
+    name: str  # as lineage tells it, without credentials: "s3://bucket/a.jsonl"
+    file: str  # its file name, with the suffix that tells the format
+    revision: str  # another one whenever the content is: an ETag, a size and time; "" where only the content can tell
+    bytes: int = 0  # 0 where nobody tells
+
+
+class Source(Protocol):
+    """Reaches data that does not lie in local files. `plugin` is a class, made with a URL and its options."""
+
+    def __init__(self, url: str, options: Mapping[str, Any], project: Path) -> None:
+        """Both as configured: ${NAME} in them is a variable of the environment (longrein.core.secret)."""
+        ...
+
+    def scan(self, known: Mapping[str, str]) -> Iterable[Object]:
+        """What there is now, in order; cheap, since `plan` asks. known: the revisions by name when last fetched.
+        Errors: what cannot be reached, or is refused, is an Error; it never looks like nothing."""
+        ...
+
+    def fetch(self, object: Object, path: Path) -> None:
+        """Write it to `path`, where the beginning of the same revision may lie, of an attempt that was cut off. Called
+        after `scan`, by several threads. Errors: `conflict` where it is no longer what was listed."""
+        ...
+
+
 class Verdict(NamedTuple):
     """What a transform says of one row."""
 
@@ -178,7 +205,8 @@ class Engine(Protocol):
     """Generates text from a model folder. `plugin` is a class, made and used by one thread of a process of its own
     (longrein.gateway.engine_process); the rest of Longrein talks to it through longrein.gateway.engine."""
 
-    info: dict[str, Any]  # facts for clients: context (tokens), max_batch, parameters, chat (has a chat template)
+    info: dict[str, Any]  # facts for clients: context (tokens), max_batch, parameters, chat (has a chat template); what
+    # it can do: json_schema, tools (its template knows them), embed (longrein.core.ports.Embeds)
 
     def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
         """Load and warm up: when it returns, the first request can be served."""

@@ -17,7 +17,7 @@ VERSION = 3  # raised when the same sources and config give other rows
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A dataset in longrein.yaml."""
 
-    sources: list[str | Source]  # globs below the project, or {path, reader, options}
+    sources: list[str | Source]  # globs below the project, URLs, or {path, reader, options, remote}
     input: str = ""  # the column that is asked
     output: str = ""  # the column that is answered; none for plain text
     messages: str = ""  # or: the column that holds a conversation, [{role, content}]
@@ -44,6 +44,7 @@ def version(config: Config) -> str:
     if any(isinstance(s, str) or not s.reader for s in config.sources):
         readers |= set(plugins.names("reader"))
     used = [("reader", name) for name in sorted(readers)] + [("transform", name) for name, _ in transforms(config)]
+    used += [("source", name) for name in sorted({source.plugin_of(s) for s in config.sources} - {""})]
     parts = [(port, name, plugins.version(port, name)) for port, name in used]
     return digest.of_json([VERSION, *(part for part in parts if part[2] != "1")])[:16]
 

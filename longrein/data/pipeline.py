@@ -58,9 +58,10 @@ class Pipeline:
         row.Shape(config.input, config.output, config.messages, config.keep, split.column(config.split))
         self.split = split.Split(config.split, config.seed)
         self.cache = context.project / ".longrein" / "sources.json"
+        self.done, self.said = 0.0, 0.0
         self.against: dict[str, str] = {}  # digests of the files that transforms read
         self.legs = legs([self._stage(name, options) for name, options in transforms])
-        self.files = source.find(config.sources, context.project)
+        self.files = source.find(config.sources, context.project, fetch=True, told=self._fetched)
         self.stats = {f.name: source.stat(f.path) for f in self.files}
         self.total = sum(s.bytes for s in self.stats.values())
         self.passes = 2 + sum(1 + isinstance(s.transform, Survey) for leg in self.legs for s in leg.wide)
@@ -70,7 +71,6 @@ class Pipeline:
         schema = row.schema(bool(config.messages), bool(config.keep))
         self.kept = version.Draft(context.scratch / "kept.arrow", schema)
         self.rejected = version.Draft(context.scratch / "rejected.arrow", row.REJECTED)
-        self.done, self.said = 0.0, 0.0
 
     def run(self) -> None:
         try:
@@ -280,6 +280,12 @@ class Pipeline:
             self.rejected.put(batch)
         return found
 
+    def _fetched(self, objects: int, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.said >= PROGRESS_S:
+            self.said = now
+            self.context.progress(done, total, "bytes", fetched=objects)
+
     def _regrouped(self, one: Part, places: list[int], batch: pa.RecordBatch) -> pa.RecordBatch:
         """The split decided by the group, where a row has one."""
         sides = batch["split"].to_pylist()
@@ -293,7 +299,7 @@ class Pipeline:
             self.report.count(stage.name, stage.transform.counts)
 
     def _stage(self, name: str, options: dict[str, Any]) -> Stage:
-        for option, files in source.named(options, self.context.project).items():
+        for option, files in source.named(options, self.context.project, fetch=True).items():
             paths = {f.name: str(f.path) for f in files}
             options = options | {option: paths if isinstance(options[option], list) else files[0].path.as_posix()}
             self.against |= source.digests(files, self.cache)

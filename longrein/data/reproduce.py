@@ -12,7 +12,7 @@ from longrein.core.errors import Error
 from longrein.core.ledger import Asset, Ledger
 from longrein.core.step import Context, Job
 from longrein.core.store import Store
-from longrein.data import ingest, version
+from longrein.data import ingest, source, version
 
 
 def reproduce(ledger: Ledger, store: Store, project: Path, asset: Asset, home: Path) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def reproduce(ledger: Ledger, store: Store, project: Path, asset: Asset, home: P
         return told | {"same": None, "by_hand": made_of}
     config = msgspec.convert(run.config, ingest.Config)
     told["code"] = msgspec.json.decode(run.code or "{}").get("data.ingest") == ingest.version(config)
-    told["sources"] = _sources(project, asset.meta.get("sources", []))
+    told["sources"] = _sources(project, config, asset.meta.get("sources", []))
     if told["sources"]:
         return told | {"same": False, "found": None}
     home.mkdir(parents=True, exist_ok=True)
@@ -50,13 +50,14 @@ def _stored(store: Store, asset: Asset) -> bool:
         return False
 
 
-def _sources(project: Path, sources: list[dict[str, Any]]) -> dict[str, str]:
-    """What is no longer as it was."""
+def _sources(project: Path, config: ingest.Config, recorded: list[dict[str, Any]]) -> dict[str, str]:
+    """What is no longer as it was. What is remote is fetched, if it is not here."""
+    far = [s for s in config.sources if source.plugin_of(s)]
+    now = {f.name: f.digest for f in source.find(far, project, fetch=True)} if far else {}
     found = {}
-    for source in sources:
-        path = project / source["path"]
-        if not path.is_file():
-            found[source["path"]] = "gone"
-        elif of_file(path) != source["digest"]:
-            found[source["path"]] = "changed"
+    for one in recorded:
+        name, path = one["path"], project / one["path"]
+        digest = now.get(name) or (of_file(path) if path.is_file() else "")
+        if digest != one["digest"]:
+            found[name] = "changed" if digest else "gone"
     return found

@@ -15,7 +15,7 @@ from longrein.core import digest, plugins
 from longrein.core.blob import Blob
 from longrein.core.errors import Error
 from longrein.core.ports import Reader, Record
-from longrein.data import unpack
+from longrein.data import remote, unpack
 
 # Options of transforms that name files: lists of globs as in `sources`, or one path.
 OPTIONS = ("against", "positive", "negative", "model", "tokenizer", "key")
@@ -24,18 +24,20 @@ SETTLED_S = 2.0  # a file written more recently is hashed again next time: its m
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Files by a glob, with the reader to use when the suffix does not tell, and that reader's options."""
+    """Files by a glob, or what a URL stands for; with the reader to use when the suffix does not tell."""
 
-    path: str
+    path: str  # a glob below the project, an absolute path, or a URL; ${NAME} in a URL is an environment variable
     reader: str = ""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {}  # of the reader
+    remote: dict[str, Any] = {}  # of what reaches the URL: the table of a database, the endpoint of a bucket
 
 
 class File(NamedTuple):
     path: Path
-    name: str  # relative to the project, or absolute where it was configured so
+    name: str  # relative to the project, or absolute where it was configured so; of what is remote its URL
     reader: str
     options: dict[str, Any]
+    digest: str = ""  # of what is remote: of its revision, and of its content once it is fetched
 
 
 class Stat(NamedTuple):
@@ -51,32 +53,51 @@ def stat(path: Path) -> Stat:
     return Stat(s.st_size, s.st_mtime_ns, s.st_ino)
 
 
-def find(sources: Iterable[str | Source], project: Path) -> list[File]:
+def find(
+    sources: Iterable[str | Source], project: Path, *, fetch: bool = False, told: remote.Told | None = None
+) -> list[File]:
     """The files, in the order of `sources` and by name within a glob; one matched twice is taken once.
 
     A relative path stays inside the project: `..` and links that lead out are refused. An absolute path is taken as
-    it is, since somebody wrote it on purpose. Hidden files are matched only by name. Errors: `invalid`.
+    it is, since somebody wrote it on purpose. Hidden files are matched only by name. What is remote is only listed,
+    unless `fetch` brings it into the project's cache. Errors: `invalid`; of remote ones as of remote.find.
     """
-    found: dict[Path, File] = {}
+    found: dict[Path | str, File] = {}
     for source in sources:
         entry = Source(path=source) if isinstance(source, str) else source
-        for path, name in _match(entry.path, project):
+        if remote.is_remote(entry.path):
+            for path, name, known in remote.find(entry.path, entry.remote, project, fetch=fetch, told=told):
+                found.setdefault(name, File(path, name, entry.reader, entry.options, known))
+            continue
+        for path, name in _match(entry.path.removeprefix("file://"), project):
             found.setdefault(path.resolve(), File(path, name, entry.reader, entry.options))
     return list(found.values())
 
 
-def named(options: dict[str, Any], project: Path) -> dict[str, list[File]]:
+def named(options: dict[str, Any], project: Path, *, fetch: bool = False) -> dict[str, list[File]]:
     """By option, the files that a transform's options name; what is neither text nor list is left to it to refuse."""
     listed = {name: [value] if isinstance(value, str) else value for name in OPTIONS if (value := options.get(name))}
-    return {name: find(value, project) for name, value in listed.items() if isinstance(value, list)}
+    return {name: find(value, project, fetch=fetch) for name, value in listed.items() if isinstance(value, list)}
+
+
+def plugin_of(source: str | Source) -> str:
+    """The plugin that reaches it; "" for local files."""
+    path = source if isinstance(source, str) else source.path
+    return remote.plugin_of(path) if remote.is_remote(path) else ""
 
 
 def digests(files: Iterable[File], cache: Path | None = None) -> dict[str, str]:
-    """sha256 of each file by name. `cache` is a JSON file that spares hashing what did not change since."""
+    """sha256 of each file by name; of what is remote what `find` says.
+
+    `cache` is a JSON file that spares hashing what did not change since.
+    """
     known = _load(cache)
     fresh: dict[str, list[Any]] = {}
     result = {}
     for file in files:
+        if file.digest:
+            result[file.name] = file.digest
+            continue
         before, place = stat(file.path), str(file.path.resolve())
         entry = known.get(place)
         if entry is None or entry[:3] != list(before):

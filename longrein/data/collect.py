@@ -13,6 +13,7 @@ import lance
 from longrein.core.digest import size_of
 from longrein.core.ledger import Asset, Ledger
 from longrein.core.store import Store
+from longrein.data import near
 from longrein.data.part import PARTS
 
 GRACE_S = 3600.0  # what is younger may belong to work that has not recorded it yet
@@ -53,7 +54,9 @@ def find(ledger: Ledger, store: Store, work: Path, *, keep: int | None = None, g
     for folder in sorted((store.root / "sha256").glob("*/*")):
         if f"sha256/{folder.parent.name}/{folder.name}" not in named:
             _path(found, folder, before)
-    for folder in sorted((store.root / "staging").glob("*")):
+    for folder in near.unused(store, (a.digest for a in live if a.id not in let_go)):
+        _path(found, folder, before)
+    for folder in [*sorted((store.root / "staging").glob("*")), *sorted(store.root.glob("draft-*"))]:
         _path(found, folder, before)
     for folder in sorted((store.root / PARTS).glob("*/*")):
         _path(found, folder, before - CHECKPOINTS_S)

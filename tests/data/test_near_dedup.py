@@ -16,7 +16,7 @@ from longrein.core.errors import Error
 from longrein.core.text import fold
 from longrein.plugins.transform._near import index, sign, token
 from longrein.plugins.transform._near.fold import tables
-from longrein.plugins.transform._near.index import Index, joined, signatures
+from longrein.plugins.transform._near.index import Index, signatures
 from longrein.plugins.transform.near_dedup import plugin as NearDedup
 
 WORDS = [
@@ -321,3 +321,39 @@ def test_without_numba_the_extra_is_named():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "missing_package pip install 'longrein[near_dedup]'" in said
     assert "missing_package pip install 'longrein[decontaminate]'" in said
+
+
+def test_a_saved_index_decides_as_all_rows_do(tmp_path):
+    """Earlier rows that share no band with a new one are never looked at, and would not have mattered."""
+    dice = random.Random(3)
+    words = [f"word{i}" for i in range(3000)]
+    old = [{"input": " ".join(dice.choices(words, k=60)), "source": "old", "line": i} for i in range(1, 801)]
+    new = [{"input": " ".join(dice.choices(words, k=60)), "source": "new", "line": i} for i in range(1, 201)]
+    for i in range(0, 200, 3):  # near an old one, near each other, or the same
+        some = dice.choice([old, new[:i] or old])[dice.randrange(min(800, i or 1))]["input"].split()
+        some[dice.randrange(60)] = "other"
+        new[i]["input"] = " ".join(some)
+    made = NearDedup({})
+    made.save(old, tmp_path / "old.near")
+    quick = NearDedup({"against": [str(tmp_path / "old.near")]})
+    (tmp_path / "old.jsonl").write_text("".join(json.dumps(r) + "\n" for r in old))
+    slow = NearDedup({"against": {"old": str(tmp_path / "old.jsonl")}, "column": "input"})
+    told = []
+    for transform in (quick, slow):
+        transform.survey(iter(new))
+        told.append([(v.reason, v.detail, v.row.get("group")) for v in transform.apply(iter(new))])
+    assert told[0] == told[1] and 20 < sum(bool(reason) for reason, _, _ in told[0]) < 67
+    assert quick.earlier < 100 and quick.counts == slow.counts
+
+
+def test_a_saved_index_of_other_options_or_damaged(tmp_path):
+    NearDedup({}).save([{"input": "a b c d e f"}], tmp_path / "old.near")
+    with pytest.raises(Error, match="was made with"):
+        NearDedup({"ngram": 3, "against": [str(tmp_path / "old.near")]}).survey(iter([{"input": "x"}]))
+    (tmp_path / "old.near" / "heads.npy").write_bytes(b"")
+    with pytest.raises(Error, match="cannot be read"):
+        NearDedup({"against": [str(tmp_path / "old.near")]}).survey(iter([{"input": "x"}]))
+    NearDedup({}).save([], tmp_path / "none.near")
+    none = NearDedup({"against": [str(tmp_path / "none.near")]})
+    none.survey(iter([{"input": "x"}]))
+    assert [v.reason for v in none.apply(iter([{"input": "x"}]))] == [""]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from longrein.core.errors import Error
 from longrein.core.ports import Verdict
 from longrein.core.text import key
-from longrein.plugins.transform._near import reference
+from longrein.plugins.transform._near import reference, saved
 from longrein.plugins.transform._near.compiled import F32, I64
 from longrein.plugins.transform._near.index import BATCH_BYTES, BATCH_TEXTS, MOST_ROWS, Column, Index, signatures
 from longrein.plugins.transform._row import answer, prompt
@@ -35,7 +35,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     by: str = ""  # of newest: a date or number, else the later row; of best: a number; in a column listed under `keep`
     on: Literal["row", "input"] = "row"  # row: only those with the same answer are dropped
     action: Literal["drop", "group"] = "drop"  # group drops none; the split has a cluster on one side either way
-    against: list[str] | dict[str, str] = []  # files of earlier rows: what is near one of them goes, whatever `keep`
+    against: list[str] | dict[str, str] = []  # earlier rows: what is near one goes. Files, or dataset:NAME@VERSION
     column: str = ""  # of those files, with the request
 
 
@@ -51,7 +51,8 @@ class NearDedup:
         self.options = msgspec.convert(options, Options)
         if self.options.keep == "best" and not self.options.by:
             raise Error("invalid", "near_dedup with keep: best needs `by`, the column that tells the quality")
-        if self.options.against and not self.options.column:
+        self.files, self.saved = saved.apart(self.options.against)
+        if self.files and not self.options.column:
             raise Error("invalid", "near_dedup with `against` needs `column`, the one to compare with")
         self.counts: Counter[str] = Counter()
         self.earlier = 0  # rows of `against`: they come first
@@ -59,16 +60,15 @@ class NearDedup:
         self.sources: dict[str, int] = {}
 
     def survey(self, rows: Iterable[dict[str, Any]]) -> None:
-        index = Index(self.options.bands, self.scratch)
-        column = Column(ROW, self.scratch)
-        for batch in _batches(chain(self._against(), rows)):
-            notes = [row["note"] for row in batch] if "note" in batch[0] else self.prepare(batch)
-            column.append(self._facts(batch, notes, index.texts))
-            index.add([note[FACTS.itemsize :] for note in notes])
-            if index.texts > MOST_ROWS:
-                raise Error("too_large", f"near_dedup takes {MOST_ROWS:,} rows at most", "split the dataset")
-        self.rows = column.map()
+        index, self.rows = self._collected(chain(self._against(), rows))
+        if self.saved:
+            index, self.rows = self._preceded(index)
         self._judge(index)
+
+    def save(self, rows: Iterable[dict[str, Any]], folder: Path) -> None:
+        """Write an index of these rows that `against` of the same `ngram`, `bands` and `rows` may name."""
+        index, facts = self._collected(rows)
+        saved.write(folder, index, facts, list(self.sources), self._made())
 
     def apply(self, rows: Iterable[dict[str, Any]]) -> Iterator[Verdict]:
         at, members = 0, self.members
@@ -85,8 +85,37 @@ class NearDedup:
             else:
                 yield Verdict(row | {"group": self._key(first)})
 
+    def _collected(self, rows: Iterable[dict[str, Any]]) -> tuple[Index, npt.NDArray[Any]]:
+        """The index of rows, and what is remembered of each, as ROW."""
+        index, column = Index(self.options.bands, self.scratch), Column(ROW, self.scratch)
+        for batch in _batches(rows):
+            notes = [row["note"] for row in batch] if "note" in batch[0] else self.prepare(batch)
+            column.append(self._facts(batch, notes, index.texts))
+            index.add([note[FACTS.itemsize :] for note in notes])
+            if index.texts > MOST_ROWS:
+                raise Error("too_large", f"near_dedup takes {MOST_ROWS:,} rows at most", "split the dataset")
+        return index, column.map()
+
+    def _preceded(self, index: Index) -> tuple[Index, npt.NDArray[Any]]:
+        """The index again, after those saved rows that share a band with one of it: no other can matter."""
+        whole, column = Index(self.options.bands, self.scratch), Column(ROW, self.scratch)
+        for path in self.saved:
+            one = saved.Saved(path, self._made())
+            sources = np.array([self.sources.setdefault(name, len(self.sources)) for name in one.sources], np.uint32)
+            for signed, facts in one.batches(one.touched(index)):
+                facts["source"] = sources[facts["source"]]
+                column.append(facts)
+                whole.add(signed)
+        self.earlier += whole.texts
+        whole.extend(index)
+        column.append(self.rows)
+        return whole, column.map()
+
+    def _made(self) -> dict[str, int]:
+        return {"ngram": self.options.ngram, "bands": self.options.bands, "rows": self.options.rows}
+
     def _against(self) -> Iterator[dict[str, Any]]:
-        for name, line, text in reference.read(self.options.against, [self.options.column]):
+        for name, line, text in reference.read(self.files, [self.options.column]):
             self.earlier += 1
             yield {"input": text, "source": name, "line": line}
 

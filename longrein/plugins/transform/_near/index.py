@@ -82,10 +82,26 @@ class Index:
         self.texts += len(heads)
         self._total += len(sketch)
 
+    def bands(self) -> Iterator[U64]:
+        """The hash of each text in each band; 0 is none."""
+        return (column.map() for column in self._hashes)
+
+    def extend(self, other: "Index") -> None:
+        """Add the texts of another index after those that are here."""
+        size, shift, ends, sketch = other.sketches()
+        for column, hashes in zip(self._hashes, other.bands(), strict=True):
+            column.append(hashes)
+        self._size.append(size)
+        self._shift.append(shift)
+        self._ends.append(ends[1:] + self._total)
+        self._sketch.append(sketch)
+        self.texts += other.texts
+        self._total += len(sketch)
+
     def clusters(self, threshold: float) -> I32:
         """For each text the first one of its cluster: Jaccard similarity at least `threshold`, transitively."""
         parent, seen = np.arange(self.texts, dtype=np.int32), np.zeros(4 * sign.SKETCH, np.uint64)
-        sketches = self._sketches()
+        sketches = self.sketches()
         for band in self._hashes:
             for hashes, rows in _sorted(band.map()):
                 link.link(hashes, rows, threshold, parent, *sketches, seen)
@@ -93,9 +109,10 @@ class Index:
         return parent
 
     def similarity(self, rows: I64, others: I64) -> F32:
-        return link.compare(rows, others, *self._sketches(), np.zeros(4 * sign.SKETCH, np.uint64))
+        return link.compare(rows, others, *self.sketches(), np.zeros(4 * sign.SKETCH, np.uint64))
 
-    def _sketches(self) -> tuple[U32, U8, I64, U32]:
+    def sketches(self) -> tuple[U32, U8, I64, U32]:
+        """Of each text how many n-grams, the shift, and where its sketch ends (one more, from 0); the sketches."""
         return self._size.map(), self._shift.map(), self._ends.map(), self._sketch.map()
 
 

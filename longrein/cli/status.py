@@ -51,7 +51,8 @@ def describe(workspace: "Workspace") -> dict[str, Any]:
 def as_text(data: dict[str, Any]) -> str:
     parts = [f"{data['project']}  " + (f"gateway at {data['url']}" if data["url"] else "no gateway runs here")]
     if data["error"]:
-        parts.append(f"longrein.yaml is not right: {data['error']['message']}\nhint: {data['error']['hint']}")
+        hint = f"\nhint: {data['error']['hint']}" if data["error"]["hint"] else ""
+        parts.append(f"longrein.yaml is not right: {data['error']['message']}{hint}")
     if data["endpoints"]:
         rows = [
             (e["endpoint"], e["serving"] or "–", e["status"], _gates(e["gates"]), e["rollback"] or "–")

@@ -69,7 +69,8 @@ class Loop:
             open_ = [d for d in state.deployments if d.status in ("judge", "ready") and d.endpoint not in self.failed]
             if todo:
                 made = {p.step.id: p.output for p in state.steps if p.output}
-                self.run(spec, todo[0], {role: made[i] for role, i in todo[0].step.inputs.items()})
+                inputs = todo[0].step.inputs.items()  # of this plan, or a version that the file names
+                self.run(spec, todo[0], {role: made.get(i) or self.ledger.assets.get(i) for role, i in inputs})
             elif open_:
                 self._deploy(spec, open_[0])
             elif busy:

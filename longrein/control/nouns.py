@@ -124,6 +124,7 @@ def steps(spec: Lifecycle) -> list[Step]:
                 "data.ingest",
                 sparse(dataset),
                 {"data.ingest": ingest.version(dataset)},
+                {ref: ref for ref in ingest.versions(dataset)},
                 sources=_sources_of(dataset),
             )
         )

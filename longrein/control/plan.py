@@ -63,6 +63,8 @@ def plan(ledger: Ledger, store: Store, project: Path, spec: Lifecycle) -> Plan:
     made: dict[str, Asset] = {}  # output of each step that is up to date, by "kind:name"
     planned = []
     for step in nouns.steps(spec):
+        named = (ledger.assets.find(Ref.parse(ref)) for ref in step.inputs.values() if "@" in ref)
+        made |= {asset.ref: asset for asset in named if asset}
         one = look(ledger, store, project, step, made)
         if one.output:
             made[step.id] = one.output

@@ -8,7 +8,7 @@ import msgspec
 from longrein.core import digest, plugins
 from longrein.core.errors import Error
 from longrein.core.step import Context
-from longrein.data import source, split
+from longrein.data import near, source, split
 from longrein.data.source import Source
 
 VERSION = 3  # raised when the same sources and config give other rows
@@ -32,6 +32,11 @@ def sources_digest(config: Config, project: Path, cache: Path | None = None) -> 
     longrein.data.source. Errors: `invalid` when none matches."""
     files = [f for _, options in transforms(config) for named in source.named(options, project).values() for f in named]
     return source.digests([*source.find(config.sources, project), *files], cache)
+
+
+def versions(config: Config) -> list[str]:
+    """Dataset versions that its transforms compare with, "dataset:tickets@3"."""
+    return [ref for _, options in transforms(config) for ref in near.versions(options)]
 
 
 def version(config: Config) -> str:

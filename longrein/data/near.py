@@ -16,15 +16,15 @@ SIGNED = ("ngram", "bands", "rows")  # options that decide what a signature is
 _version = re.compile(r"dataset:[^@/\s]+@[1-9]\d*")
 
 
-def is_version(name: str) -> bool:
+def is_version(name: object) -> bool:
     """Whether an entry of `against` is a dataset version, "dataset:tickets@3", and no file."""
-    return _version.fullmatch(name) is not None
+    return isinstance(name, str) and _version.fullmatch(name) is not None
 
 
 def versions(options: dict[str, Any]) -> list[str]:
     """The dataset versions that a transform's options name."""
     against = options.get("against")
-    return [name for name in against if isinstance(name, str) and is_version(name)] if isinstance(against, list) else []
+    return [name for name in against if is_version(name)] if isinstance(against, list) else []
 
 
 def index(store: Store, uri: str, digest: str, options: dict[str, Any]) -> Path:

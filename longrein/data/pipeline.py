@@ -23,7 +23,7 @@ from longrein.core.digest import of_json
 from longrein.core.errors import Error
 from longrein.core.ports import Notes, RowWise, Runner, Spills, Survey
 from longrein.core.step import Context, Output
-from longrein.data import part, partition, row, source, split, version
+from longrein.data import near, part, partition, row, source, split, version
 from longrein.data.part import PARTS, Given, Packed, Part, Row, Task, Work
 from longrein.data.partition import Partition
 from longrein.data.report import Report
@@ -299,14 +299,26 @@ class Pipeline:
             self.report.count(stage.name, stage.transform.counts)
 
     def _stage(self, name: str, options: dict[str, Any]) -> Stage:
+        earlier = self._earlier(name, options)
         for option, files in source.named(options, self.context.project, fetch=True).items():
-            paths = {f.name: str(f.path) for f in files}
+            paths = {f.name: str(f.path) for f in files} | (earlier if option == "against" else {})
             options = options | {option: paths if isinstance(options[option], list) else files[0].path.as_posix()}
             self.against |= source.digests(files, self.cache)
         try:
             return Stage(name, options, plugins.load("transform", name)(options))
         except msgspec.ValidationError as error:
             raise Error("invalid", f"options of the transform {name!r}: {error}") from error
+
+    def _earlier(self, name: str, options: dict[str, Any]) -> dict[str, str]:
+        """The indexes of the dataset versions that a transform compares with."""
+        found = dict[str, str]()
+        for ref in near.versions(options):
+            if name != "near_dedup":
+                raise Error("invalid", f"{name} compares with files, not with {ref}", "name its files, or a checkout")
+            asset = self.context.inputs[ref]
+            found[ref] = str(near.index(self.context.store, asset.uri, asset.digest, options))
+            self.against[ref] = asset.digest
+        return found
 
     def _work(self, leg: Leg) -> bytes:
         config = self.config

@@ -10,9 +10,9 @@ import msgspec
 from longrein.core.digest import of_file
 from longrein.core.errors import Error
 from longrein.core.ledger import Asset, Ledger
-from longrein.core.step import Context, Job
+from longrein.core.step import Context, Input, Job
 from longrein.core.store import Store
-from longrein.data import ingest, source, version
+from longrein.data import ingest, near, source, version
 
 
 def reproduce(ledger: Ledger, store: Store, project: Path, asset: Asset, home: Path) -> dict[str, Any]:
@@ -35,12 +35,27 @@ def reproduce(ledger: Ledger, store: Store, project: Path, asset: Asset, home: P
     home.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=home, prefix="reproduce-") as folder:
         scratch = Path(folder)
-        job = Job("longrein.data.ingest:run", asset.name, run.config, {}, str(scratch / "store"), str(project))
+        inputs = _compared(ledger, store, config, scratch / "store")
+        job = Job("longrein.data.ingest:run", asset.name, run.config, inputs, str(scratch / "store"), str(project))
         context = Context(job, scratch / "work")
         ingest.run(context)
         found = context.outputs[0].digest
         shutil.rmtree(scratch / "store", ignore_errors=True)
     return told | {"same": found == asset.digest, "found": found}
+
+
+def _compared(ledger: Ledger, store: Store, config: ingest.Config, aside: Path) -> dict[str, Input]:
+    """The versions that its rows are compared with; their indexes are seen from the store aside, too."""
+    found = dict[str, Input]()
+    for _, options in ingest.transforms(config):
+        for ref in near.versions(options):
+            asset = ledger.assets.get(ref)
+            near.index(store, asset.uri, asset.digest, options)
+            found[ref] = Input(asset.ref, asset.digest, asset.uri)
+    if found:
+        aside.mkdir()
+        (aside / near.FOLDER).symlink_to((store.root / near.FOLDER).resolve())
+    return found
 
 
 def _stored(store: Store, asset: Asset) -> bool:

@@ -15,7 +15,7 @@ from longrein.core import digest, plugins
 from longrein.core.blob import Blob
 from longrein.core.errors import Error
 from longrein.core.ports import Reader, Record
-from longrein.data import remote, unpack
+from longrein.data import near, remote, unpack
 
 # Options of transforms that name files: lists of globs as in `sources`, or one path.
 OPTIONS = ("against", "positive", "negative", "model", "tokenizer", "key")
@@ -77,7 +77,8 @@ def find(
 def named(options: dict[str, Any], project: Path, *, fetch: bool = False) -> dict[str, list[File]]:
     """By option, the files that a transform's options name; what is neither text nor list is left to it to refuse."""
     listed = {name: [value] if isinstance(value, str) else value for name in OPTIONS if (value := options.get(name))}
-    return {name: find(value, project, fetch=fetch) for name, value in listed.items() if isinstance(value, list)}
+    files = {n: [one for one in v if not near.is_version(one)] for n, v in listed.items() if isinstance(v, list)}
+    return {name: find(value, project, fetch=fetch) for name, value in files.items()}
 
 
 def plugin_of(source: str | Source) -> str:

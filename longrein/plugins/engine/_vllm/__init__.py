@@ -1,0 +1,1 @@
+"""vLLM as an engine: its server process, and the HTTP between."""

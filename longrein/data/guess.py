@@ -30,6 +30,7 @@ OUTPUTS = [
 ]  # fmt: skip
 CONVERSATIONS = ["messages", "conversations", "conversation", "dialog", "dialogue"]
 SPLITS = {"train", "validation", "test"}
+DOCUMENTS = (".html", ".htm", ".pdf", ".docx", ".md", ".markdown", ".warc", ".wet")  # text to read: nobody answers
 MOST_SPLITS = 10  # others may stand beside those three
 
 
@@ -110,7 +111,8 @@ def guess(files: Sequence[Path], *, input: str = "", output: str = "") -> Guess:
     messages = "" if input else _conversation(columns, reasons)
     split = _split(columns, whole > 1, reasons, {input, output})
     if not messages:
-        output = output or _output(columns, {input, split}, reasons, rows)
+        read = all(f.name.lower().endswith(DOCUMENTS) for f in files)
+        output = output or ("" if read else _output(columns, {input, split}, reasons, rows))
         input = input or _input(columns, {output, split}, reasons)
     labels = _labels(columns.get(output)) if output else []
     transforms = ["normalize", "conflict", "dedup"] if labels else ["normalize", "dedup"]

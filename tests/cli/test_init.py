@@ -52,6 +52,15 @@ def test_from_a_file_inside_and_outside(call: Call, tmp_path: Path, table: Path)
     assert nouns.read(tmp_path / "elsewhere" / "longrein.yaml").datasets["elsewhere"].sources == [str(table)]
 
 
+def test_documents_are_text_that_nobody_answers(call: Call, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.md").write_text(f"---\ntitle: About {name}\n---\n# {name}\n\nA paragraph of text.\n")
+    assert call("init", tmp_path, "--data", tmp_path / "*.md").code == 0
+    dataset = nouns.read(tmp_path / "longrein.yaml").datasets[tmp_path.name]
+    assert (dataset.input, dataset.output) == ("text", "")
+    assert call("plan", "-C", tmp_path).code == 0
+
+
 def test_a_pattern(call: Call, tmp_path: Path, table: Path) -> None:
     (tmp_path / "more [x].csv").write_text(tickets(5), "utf-8")
     assert call("init", tmp_path, "--data", tmp_path / "*.csv").code == 0

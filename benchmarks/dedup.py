@@ -1,6 +1,7 @@
 """Near-duplicates: near_dedup against Daft, data-juicer, datatrove, datasketch and rensa, in one run.
 
     python benchmarks/dedup.py --peers DIR [--zh DIR] [--docs 60000] [--only NAME …] [--scale 100000 1000000]
+    python benchmarks/dedup.py --languages --later 1000000
 
 DIR/<name>/bin/python is a virtual environment of each peer (`python -m venv DIR/daft && DIR/daft/bin/pip install daft`;
 datatrove needs "xxhash<4"); one that is not there is left out. English documents are pieces of this machine's
@@ -344,6 +345,32 @@ def scale(many: int) -> None:
     print(f"| {many:,} | {took:.1f} | {many / took:,.0f} | {max(peak) / 1024:.0f} | {dropped:,} |")
 
 
+def later(many: int, new: int = 10_000) -> None:
+    """New rows, one in five near an earlier one: looked up in the index of the others, and judged with them all."""
+    from longrein.plugins.transform.near_dedup import plugin
+
+    draw, words = random.Random(0), [f"word{n}" for n in range(5000)]
+    old = [{"input": " ".join(draw.choices(words, k=80)), "source": "old", "line": n + 1} for n in range(many)]
+    fresh = [" ".join(draw.choices(words, k=80)) for _ in range(new)]
+    for n in range(0, new, 5):
+        fresh[n] = old[draw.randrange(many)]["input"].replace(" ", " and ", 2)
+    batch = [{"input": text, "source": "new", "line": n + 1} for n, text in enumerate(fresh)]
+    with tempfile.TemporaryDirectory() as name:
+        folder, told = Path(name) / "old.near", list[list[bool]]()
+        start = time.process_time()
+        plugin({}).save(iter(old), folder)
+        saving_s, disk = time.process_time() - start, sum(f.stat().st_size for f in folder.iterdir())
+        took = []
+        for options, rows in (({"against": [str(folder)]}, batch), ({"keep": "first"}, [*old, *batch])):
+            start, transform = time.process_time(), plugin(options)
+            transform.survey(iter(rows))
+            told.append([bool(v.reason) for v in transform.apply(iter(rows))][-new:])
+            took.append(time.process_time() - start)
+    same = sum(a == b for a, b in zip(*told, strict=True))
+    print(f"| {many:,} + {new:,} | {saving_s:.1f} | {disk / many:.0f} | {took[0]:.2f} | {took[1]:.1f} | "
+          f"{took[1] / took[0]:.0f} | {sum(told[0]):,} | {same:,} |")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, default=Path("peers"))
@@ -352,6 +379,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--languages", nargs="*", default=["en", "zh"])
     parser.add_argument("--scale", nargs="*", type=int, default=[])
+    parser.add_argument("--later", nargs="*", type=int, default=[], help="earlier rows, to which 10,000 come")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
@@ -364,6 +392,13 @@ def main() -> None:
         print("\n| rows | CPU s | rows/s | memory MB (anonymous, peak) | dropped |\n|---|---|---|---|---|")
     for many in given.scale:
         scale(many)
+    if given.later:
+        print(
+            "\n| rows | index made, CPU s | bytes a row | new rows, CPU s | all rows, CPU s | ratio | dropped | alike |"
+        )
+        print("|---|---|---|---|---|---|---|---|")
+    for many in given.later:
+        later(many)
 
 
 if __name__ == "__main__":

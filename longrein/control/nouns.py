@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin
@@ -16,7 +17,7 @@ from longrein.core.ledger.aliases import APPROVAL
 from longrein.core.limit import Limit
 from longrein.core.ref import check_name
 from longrein.core.spec import Source, json_schema, sparse
-from longrein.data import ingest
+from longrein.data import ingest, mix
 from longrein.models import deploy, evaluate, gate, prompt, train
 from longrein.models.track import mirror
 
@@ -92,6 +93,7 @@ def read(file: Path) -> Lifecycle:
     if spec.ledger and re.search(r"//[^/@]*:[^/@]+@", spec.ledger):
         raise source.error(("ledger",), "holds a password", "put the whole url in the variable LONGREIN_LEDGER instead")
     _check_names(spec, source)
+    _check_mixtures(spec, source)
     return spec
 
 
@@ -116,18 +118,14 @@ def schema() -> dict[str, Any]:
 def steps(spec: Lifecycle) -> list[Step]:
     """All steps, each after the ones it reads from."""
     found: list[Step] = []
-    for name, dataset in spec.datasets.items():
-        found.append(
-            Step(
-                "dataset",
-                name,
-                "data.ingest",
-                sparse(dataset),
-                {"data.ingest": ingest.version(dataset)},
-                {ref: ref for ref in ingest.versions(dataset)},
-                sources=_sources_of(dataset),
-            )
-        )
+    for name in _parents_first(spec):
+        dataset = spec.datasets[name]
+        if dataset.mix:
+            found.append(_mixture(name, dataset.mix))
+            continue
+        code = {"data.ingest": ingest.version(dataset)}
+        earlier = {ref: ref for ref in ingest.versions(dataset)}
+        found.append(Step("dataset", name, "data.ingest", sparse(dataset), code, earlier, sources=_sources_of(dataset)))
     for name, words in spec.prompts.items():
         found.append(Step("prompt", name, "models.prompt", sparse(words), _own(prompt), light=True))
     for name, model in spec.models.items():
@@ -156,6 +154,18 @@ def evaluation(spec: Lifecycle, model: str) -> Step:
     return Step("report", model, "models.evaluate", sparse(config), code, inputs)
 
 
+def _mixture(name: str, config: mix.Config) -> Step:
+    inputs = {parent: f"dataset:{parent}" for parent in config.names}
+    tokenizer = (lambda project: mix.sources_digest(config, project)) if config.tokenizer else None
+    return Step("dataset", name, "data.mix", sparse(config), _own(mix), inputs, sources=tokenizer)
+
+
+def _parents_first(spec: Lifecycle) -> list[str]:
+    """The datasets, each after those that it is mixed from. Errors: CycleError."""
+    known = spec.datasets
+    return list(TopologicalSorter({n: d.mix.names if d.mix else [] for n, d in known.items()}).static_order())
+
+
 def _own(module: ModuleType) -> dict[str, str]:
     """The version of a capability that has no plugin."""
     return {module.__name__.removeprefix("longrein."): str(module.VERSION)}
@@ -174,6 +184,35 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise Error("not_found", f"there is no model folder {path}", "give the path of a local Hugging Face folder")
     return path
+
+
+def _check_mixtures(spec: Lifecycle, source: Source) -> None:
+    """A dataset has sources, or is mixed from others that are there, in the end not from itself."""
+    for name, dataset in spec.datasets.items():
+        place = ("datasets", name)
+        if dataset.mix is None:
+            if not dataset.sources:
+                raise source.error(place, "needs the key 'sources'", "add `sources: [data/*.jsonl]`, or `mix`")
+            continue
+        own = [key for key in sparse(dataset) if key != "mix"]
+        if own:
+            raise source.error((*place, own[0]), "a mix takes rows as they are", "set it in the datasets it mixes")
+        for parent in dataset.mix.names:
+            if parent not in spec.datasets:
+                hint = nearest(parent, set(spec.datasets) - {name})
+                raise source.error((*place, "mix", "weights", parent), f"there is no {parent!r} in datasets", hint)
+        try:
+            mix.check(dataset.mix)
+        except Error as error:
+            raise source.error((*place, "mix"), error.message, error.hint) from error
+    try:
+        _parents_first(spec)
+    except CycleError as error:
+        around = " → ".join(error.args[1])
+        place = ("datasets", error.args[1][0])
+        raise source.error(
+            place, f"it is mixed from itself: {around}", "take one of them out of the weights"
+        ) from error
 
 
 def _one(named: str | dict[str, dict[str, Any]]) -> list[str]:

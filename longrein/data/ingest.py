@@ -9,6 +9,7 @@ from longrein.core import digest, plugins
 from longrein.core.errors import Error
 from longrein.core.step import Context
 from longrein.data import near, source, split
+from longrein.data.mix import Config as Mix
 from longrein.data.source import Source
 
 VERSION = 3  # raised when the same sources and config give other rows
@@ -17,7 +18,8 @@ VERSION = 3  # raised when the same sources and config give other rows
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A dataset in longrein.yaml."""
 
-    sources: list[str | Source]  # globs below the project, URLs, or {path, reader, options, remote}
+    sources: list[str | Source] = []  # globs below the project, URLs, or {path, reader, options, remote}
+    mix: Mix | None = None  # in place of sources: other datasets, by weight
     input: str = ""  # the column that is asked
     output: str = ""  # the column that is answered; none for plain text
     messages: str = ""  # or: the column that holds a conversation, [{role, content}]

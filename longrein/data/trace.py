@@ -11,8 +11,9 @@ from longrein.data import version
 def row(ledger: Ledger, store: Store, asset: Asset, name: str) -> dict[str, Any]:
     """Everything about a row, by its id (or the first 8 or more digits of it) or its place, "data/a.csv:7".
 
-    {"rows": the row and its copies, each with "since" (the first version of the dataset that has it), "run",
-    "used_by": refs of what was made from this version}. Errors: `not_found`, with what dropped it when it was.
+    {"rows": the row and its copies, each with "since" (the first version of the dataset that has it) and, in a mixture,
+    "parent"; "run"; "used_by": refs of what was made from this version}. Errors: `not_found`, with
+    what dropped it when it was.
     """
     found = _find(store, asset, name)
     if not found:
@@ -26,9 +27,13 @@ def row(ledger: Ledger, store: Store, asset: Asset, name: str) -> dict[str, Any]
     earlier = [a for a in versions if a.version <= asset.version]
     run = ledger.runs.get(asset.run_id) if asset.run_id else None
     down = ledger.assets.lineage(asset, "down")
+    mixed = {name: one["ref"] for name, one in asset.meta.get("mix", {}).items()}
+    parents = [{"parent": mixed[one["origin"]]} if one.get("origin") in mixed else {} for one in found]
     return {
         "ref": asset.ref,
-        "rows": [one | {"since": _since(store, earlier, one["row_id"])} for one in found],
+        "rows": [
+            one | {"since": _since(store, earlier, one["row_id"])} | of for one, of in zip(found, parents, strict=True)
+        ],
         "run": run and {"id": run.id, "capability": run.capability, "by": run.actor, "started_ms": run.started_ms},
         "used_by": [a.ref for a in down.assets if a.id != asset.id],
     }

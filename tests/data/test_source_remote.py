@@ -15,8 +15,7 @@ from longrein.control.watch import Watch
 from longrein.core import plugins
 from longrein.core.errors import Error
 from longrein.core.ledger import Ledger
-from longrein.core.ports import Object
-from longrein.data import ingest, source
+from longrein.data import ingest
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -158,18 +157,20 @@ def test_watching_asks_no_server(tmp_path):
     ledger.close()
 
 
-@pytest.mark.parametrize("name", plugins.names("source"))
-def test_every_plugin_says_what_is_wrong(name, tmp_path):
-    """The contract: nothing that is there, and options that nobody knows, are an Error each."""
-    urls = {"http": "http://127.0.0.1:9/a.jsonl", "sql": "sqlite:///none.db", "fsspec": "memory://nothing/*.jsonl"}
-    quick = {"http": {"retries": 0}, "sql": {"table": "t"}}
+def test_credentials_stand_nowhere(project, postgresql, monkeypatch):
+    """In no file that a run leaves, and in no message."""
+    secret, url = "hunter2-hunter2", postgresql.replace("lr@", "lr:${SHOP_PASSWORD}@")
+    monkeypatch.setenv("SHOP_PASSWORD", secret)
+    source_of = {"path": url, "remote": {"query": "SELECT 1 AS id, 'one' AS body", "key": "id"}}
+    made = project.ingest(sources=[source_of], input="body")
+    assert [(r["input"], r["line"]) for r in project.rows(made)] == [("one", 1)]
+    written = [p for p in project.root.rglob("*") if p.is_file()]
+    assert len(written) > 5 and not [p for p in written if secret.encode() in p.read_bytes()]
+    assert secret not in str(made)
+    wrong = {"path": url, "remote": {"query": "SELECT pg_sleep('" + "${SHOP_PASSWORD}" + "') AS body"}}
     with pytest.raises(Error) as raised:
-        source.find([source.Source(path=urls[name], remote=quick.get(name, {}))], tmp_path, fetch=True)
-    assert raised.value.hint
-    if name != "fsspec":  # whose options are those of a file system
-        with pytest.raises(Error, match="`remote` of a"):
-            source.find([source.Source(path=urls[name], remote={"nobody": 1})], tmp_path)
-    assert Object("a", "b", "c").bytes == 0 and not list(tmp_path.rglob("*.jsonl*"))
+        project.ingest(sources=[wrong], input="body")
+    assert secret not in str(raised.value.as_dict())
 
 
 def test_names_become_files(tmp_path):

@@ -53,6 +53,8 @@ class Http:
         self.secrets = Secrets()
         refuse_password(url)
         self.headers = self.secrets.fill(self.options.headers)
+        if wrong := next((n for n, v in self.headers.items() if not v.isprintable()), None):
+            raise Error("invalid", f"the header {wrong} holds a line feed or the like", "check the variables in it")
         self.first = self.secrets.fill(url)
         shown = urlsplit(url)
         self.urls = {shown._replace(netloc=shown.netloc.rpartition("@")[2], fragment="").geturl(): self.first}

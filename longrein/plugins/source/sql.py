@@ -58,8 +58,8 @@ class Sql:
             )
         except sa.exc.NoSuchModuleError as error:
             raise Error("missing_package", f"no database is called {url.partition(':')[0]!r}", str(error)) from error
-        except (sa.exc.ArgumentError, ValueError) as error:
-            raise Error("invalid", "the URL of a database is none", "dialect+driver://user@host/database") from error
+        except (sa.exc.ArgumentError, ValueError):  # which may show it
+            raise Error("invalid", "the URL of a database is none", "dialect+driver://user@host/database") from None
         what = self.options.table or f"query-{_sql.short(self.query)}"
         self.name = f"{_sql.shown(self.url, project)}/{what}"
 

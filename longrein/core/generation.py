@@ -8,6 +8,7 @@ from msgspec import Meta
 Unit = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Tokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -33,6 +34,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None  # None: none; k: the chosen token and k best ones
     ignore_eos: bool = False
+    logit_bias: Annotated[dict[Tokens, Bias], Meta(max_length=1024)] = {}  # added to the logits of these tokens
+    json_schema: dict[str, Any] | None = None  # the answer is JSON of it, unless max_tokens cuts it
+    tools: list[dict[str, Any]] | None = None  # functions, as OpenAI writes them, for the chat template
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0  # lower first; above 0: offline, fills what is idle
     cache_salt: str = ""  # prefixes computed before are used again only under the same one
 

@@ -166,7 +166,7 @@ class Inference:
     async def _serve(self, exchange: "Exchange", kind: Kind, body: bytes) -> None:
         call = Call(kind, body, openai.head(body, kind.body))
         record = exchange.record
-        record.stream, record.user = call.stream, (call.head.user or "")[:200]
+        record.stream, record.user = call.stream, (call.head.user or call.head.safety_identifier or "")[:200]
         if call.model in self.fleet.lanes:
             record.endpoint, exchange.log_text = call.model, call.model in self.log_text
         exchange.note_input(call.head)
@@ -175,7 +175,7 @@ class Inference:
         for check in self.filters:
             check(call)
         exchange.reservation = self.limits.reserve(exchange.key, call.model, *call.head.tokens)
-        for candidate in self._candidates(call, first):
+        for candidate in self._candidates(exchange, call, first):
             if failed:
                 self._missed(exchange, failed)
             try:
@@ -198,14 +198,18 @@ class Inference:
         try:
             return self.fleet.route(call.model, unit, exchange.release), None
         except Error as error:
-            if error.code not in ELSEWHERE or not self.fallback.get(call.model):
+            if error.code not in ELSEWHERE or exchange.release or not self.fallback.get(call.model):
                 raise
             return None, error
 
-    def _candidates(self, call: Call, first: Replica | None) -> Iterator[Replica]:
-        """Who may answer: the one that was dealt, then other releases, then other endpoints."""
+    def _candidates(self, exchange: "Exchange", call: Call, first: Replica | None) -> Iterator[Replica]:
+        """Who may answer: the one that was dealt, then other releases, then other endpoints; of a request that asks
+        for a release, no other."""
         if first:
             yield first
+        if exchange.release:
+            return
+        if first:
             yield from self.fleet.fallbacks(call.model, first)
         for name in self.fallback.get(call.model, ()):
             with suppress(Error):
@@ -249,6 +253,7 @@ class Inference:
                     reply.close()
             return
         ask = openai.parse(call.data, call.kind.body)
+        _check(ask, replica)
         count = len(ask.requests)
         _admit(replica, count)
         keep = keep or not ask.stream
@@ -469,6 +474,12 @@ def _admit(replica: Replica, count: int) -> None:
     if replica.inflight + count > MAX_INFLIGHT:
         message = f"{replica.inflight} answers are under way already"
         raise Error("overloaded", message, "try again later", retry_after_s=2)
+
+
+def _check(ask: openai.Ask, replica: Replica) -> None:
+    """What an engine does not say that it can do would be overlooked."""
+    if ask.requests[0].json_schema is not None and not replica.engine.info.get("json_schema"):
+        raise Error("invalid", "this engine cannot keep answers to a JSON schema", "", param="response_format")
 
 
 async def _events(replica: Replica, ask: openai.Ask) -> AsyncGenerator[tuple[int, Event], None]:

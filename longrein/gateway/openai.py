@@ -1,9 +1,10 @@
 """The bodies of OpenAI's API as clients send them, checked and turned into requests for an engine; and its errors.
 
 Honoured: model, messages or prompt, n, stop, seed, temperature, top_p, max_tokens, max_completion_tokens,
-presence_penalty, frequency_penalty, logprobs, top_logprobs, stream, stream_options; beside them vLLM's top_k, min_p,
-repetition_penalty, min_tokens and ignore_eos. IGNORED ones change nothing in the answer's text. Those in LATER are
-refused unless they ask for nothing. Everything else is refused by name. As with OpenAI, null means "not given".
+presence_penalty, frequency_penalty, logit_bias, logprobs, top_logprobs, response_format, stream, stream_options; beside
+them vLLM's top_k, min_p, repetition_penalty, min_tokens and ignore_eos. IGNORED ones change nothing in the answer's
+text. Those in LATER are refused unless they ask for nothing. Everything else is refused by name. As with OpenAI, null
+means "not given".
 """
 
 import contextlib
@@ -19,14 +20,14 @@ from longrein.core.generation import Request
 
 SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
-    "min_tokens", "ignore_eos",
+    "min_tokens", "ignore_eos", "logit_bias",
 )  # fmt: skip
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
 )  # fmt: skip
 LATER: dict[str, tuple[Any, ...]] = {  # not supported yet, and the values that ask for nothing
     "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "functions": ([],),
-    "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "logit_bias": ({},),
+    "function_call": ("none", "auto"),
     "modalities": (["text"],), "audio": (), "prediction": (), "reasoning_effort": (), "verbosity": (),
     "web_search_options": (), "best_of": (1,),
     "echo": (False,), "suffix": ("",),
@@ -61,6 +62,27 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_obfuscation: bool = False
 
 
+class JsonSchema(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    schema: dict[str, Any] = {}
+    strict: bool | None = None  # it is kept to in any case
+    description: str | None = None
+
+
+class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def wanted(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must fulfil."""
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            hint = 'send {"type": "json_schema", "json_schema": {"name": …, "schema": …}}'
+            raise _invalid("response_format", f"type {self.type!r} does not fit what else response_format says", hint)
+        if self.json_schema is None:
+            return {"type": "object"} if self.type == "json_object" else None
+        return self.json_schema.schema
+
+
 class _Body(msgspec.Struct, kw_only=True):
     """What the gateway itself reads of a body; SAMPLING goes to the engine's Request as it is."""
 
@@ -70,6 +92,11 @@ class _Body(msgspec.Struct, kw_only=True):
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
+    response_format: ResponseFormat | None = None
+
+    def constraint(self) -> dict[str, Any]:
+        schema = self.response_format.wanted() if self.response_format else None
+        return {} if schema is None else {"json_schema": schema}
 
 
 class ChatBody(_Body, kw_only=True):
@@ -87,7 +114,8 @@ class ChatBody(_Body, kw_only=True):
             raise _invalid("max_tokens", "max_tokens and max_completion_tokens differ", "give one of them")
         if self.top_logprobs is not None and not self.logprobs:
             raise _invalid("top_logprobs", "top_logprobs needs logprobs", "add  logprobs: true")
-        return {"max_tokens": next(iter(limits), None), "logprobs": (self.top_logprobs or 0) if self.logprobs else None}
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        return {"max_tokens": next(iter(limits), None), "logprobs": logprobs, **self.constraint()}
 
 
 class CompletionBody(_Body, kw_only=True):
@@ -102,7 +130,7 @@ class CompletionBody(_Body, kw_only=True):
         return [{"prompt": prompt} for prompt in ([self.prompt] if kinds == {int} else self.prompt)]
 
     def shared(self) -> dict[str, Any]:
-        return {"max_tokens": self.max_tokens, "logprobs": self.logprobs}
+        return {"max_tokens": self.max_tokens, "logprobs": self.logprobs, **self.constraint()}
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -141,6 +169,8 @@ def unparse(request: Request, model: str) -> tuple[str, bytes]:
     fields.pop("id", None)
     if request.messages is not None and request.logprobs is not None:
         fields |= {"logprobs": True, "top_logprobs": request.logprobs}
+    if (schema := fields.pop("json_schema", None)) is not None:
+        fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     body = {"model": model, "stream": True, "stream_options": {"include_usage": True}, **fields}
     return "/chat/completions" if request.messages is not None else "/completions", msgspec.json.encode(body)
 
@@ -158,6 +188,7 @@ class Head(msgspec.Struct):
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     user: str | None = None
+    safety_identifier: str | None = None  # OpenAI's newer name for the same
     temperature: float | None = None
     seed: int | None = None
     n: int | None = None
@@ -304,7 +335,7 @@ def _without_null(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _convert(value: dict[str, Any], type_: type[Any]) -> Any:
     try:
-        return msgspec.convert(value, type_)
+        return msgspec.convert(value, type_, str_keys=True)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
         param = path.strip(".`") or None

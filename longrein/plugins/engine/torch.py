@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -37,6 +37,8 @@ Plan = list[tuple[Sequence, Span]]  # of a step
 class Torch:
     """See longrein.core.ports.Engine and Steered."""
 
+    forward_pass: ClassVar[type[Model]] = Model  # what computes the logits; the batching is the same for all
+
     @torch.inference_mode()
     def __init__(self, model: Path, given: Mapping[str, Any]) -> None:
         config = self.config = options.parse(given)
@@ -49,7 +51,7 @@ class Torch:
         self.context = options.context(config, architecture.max_position_embeddings)
         device, dtype, int8 = options.device(config)
         slots = options.slots(architecture, config, self.context, dtype, device)
-        self.model = Model(
+        self.model = self.forward_pass(
             architecture, tensors, slots=slots, context=self.context, dtype=dtype, device=device, int8=int8
         )
         self.slots = Slots(slots)
@@ -74,6 +76,7 @@ class Torch:
             "dtype": "int8" if int8 else str(dtype).removeprefix("torch."),
             "device": str(device),
             "chat": self.text.template is not None,
+            "json_schema": True,
         }
 
     def submit(self, request: Request) -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MOST = 64  # compiled schemas kept
 MAX_BYTES = 256 << 10  # of a schema
-OPTIONS = {"whitespace_flexible": False}  # as json.dumps writes it: a model that likes blanks would never come to an end
 
 
 class Grammars:
@@ -55,7 +54,8 @@ class Grammars:
             path = str(self.folder / "tokenizer.json")
             self._tokenizer = LLTokenizer(path, n_vocab=self.vocabulary, eos_token=self.eos or None)
         try:
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=OPTIONS)  # type: ignore[typeddict-item]
+            # as json.dumps writes it: a model that likes blanks would never come to an end
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
         except ValueError as error:
             raise _invalid(str(error)) from error
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)

@@ -49,7 +49,7 @@ class Choice:
     @property
     def plain(self) -> bool:
         """The best logit as it is."""
-        changed = (self.prompt, self.bias, self.constraint) != (None, None, None)
+        changed = any(what is not None for what in (self.prompt, self.bias, self.constraint))
         return self.request.temperature == 0 and not changed and not self.bans
 
     @property

@@ -53,14 +53,13 @@ class Sequence:
     def advance(self, token: int, eos: set[int]) -> Event:
         """Take the chosen token: what it adds to the text, and whether it ends it."""
         self.ids.append(token)
+        complete = self.choice.constraint is not None and self.choice.constraint.ended()
         event = Event(self.request.id, token_ids=[token])
         if token in eos and not self.request.ignore_eos:
             event.finish_reason = "stop"
         else:
             event.text, event.stop = self.stream.push(token, len(self.ids) >= self.request.min_tokens)
-            if event.stop is not None:
-                event.finish_reason = "stop"
-            elif self.choice.constraint and self.choice.constraint.ended():
+            if event.stop is not None or complete:
                 event.finish_reason = "stop"
             elif len(self.ids) >= self.limit:
                 event.finish_reason = "length"

@@ -90,7 +90,11 @@ class EngineProcess(asyncio.Protocol):
                 error.hint = error.hint or f"see {log}"
             raise
         finally:
-            if not self.alive:
+            if not self.pid:  # also when it was given up at the very moment it became ready
+                self._stopping = True
+                if self.alive:
+                    self._send("bye", None)
+                self._transport.close()  # that alone ends it, should the wait for its end be cancelled as well
                 await self._end(grace_s=1.0)
         return self
 

@@ -17,6 +17,8 @@ from longrein.gateway.openai import DONE
 MAX_ANSWER_BYTES = 64 << 20
 MAX_EVENT_BYTES = 8 << 20
 BYTES_A_TOKEN = 4  # of text, where an upstream tells no usage
+MOST_TOKENS = 1 << 31  # a usage beyond is nonsense
+MAX_REASON_CHARS = 40
 
 
 Write = Callable[[bytes, Callable[[], None]], bool]  # see protocol.Connection.write_piece
@@ -39,6 +41,16 @@ class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
+
+    @property
+    def makes_sense(self) -> bool:
+        """Negative counts would refill budgets, and huge ones have no place in them."""
+        counts = (self.prompt_tokens, self.completion_tokens or 0, self.cached_tokens)
+        return all(0 <= count < MOST_TOKENS for count in counts) and self.cached_tokens <= self.prompt_tokens
 
 
 class _Said(msgspec.Struct):
@@ -104,8 +116,7 @@ class Relay:
     @property
     def cached_tokens(self) -> int:
         """Of the prompt, those that the upstream had computed before."""
-        details = self.usage.prompt_tokens_details if self.usage else None
-        return details.cached_tokens or 0 if details else 0
+        return self.usage.cached_tokens if self.usage else 0
 
     def text(self) -> list[str]:
         """The words of each choice, where they were kept."""
@@ -197,9 +208,10 @@ class Relay:
         return self._renamed(event, piece)
 
     def _note(self, piece: Piece) -> None:
-        self.usage = piece.usage or self.usage
+        if piece.usage and piece.usage.makes_sense:
+            self.usage = piece.usage
         for choice in piece.choices:
-            self.finish_reason = choice.finish_reason or self.finish_reason
+            self.finish_reason = (choice.finish_reason or self.finish_reason)[:MAX_REASON_CHARS]
             if self.keep:
                 self.texts.setdefault(choice.index, []).append(choice.said)
 

@@ -63,15 +63,17 @@ class Draft:
         """Add a batch with the draft's schema."""
         self._flush()
         self.rows += batch.num_rows
-        self._digest.update(batch)
-        self._writer.write_batch(batch)
+        self._write(batch)
 
     def _flush(self) -> None:
         if self._buffer:
-            batch = pa.RecordBatch.from_pylist(self._buffer, self.schema)
-            self._digest.update(batch)
-            self._writer.write_batch(batch)
+            self._write(pa.RecordBatch.from_pylist(self._buffer, self.schema))
         self._buffer, self._size = [], 0
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        self._digest.update(batch)
+        with errors(str(self.path)):
+            self._writer.write_batch(batch)
 
 
 def commit(store: Store, name: str, draft: "Draft | Edit", base: str = "") -> Version:

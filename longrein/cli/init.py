@@ -89,7 +89,7 @@ def _told(file: Path, key: Path, found: "Guess | None", at: str, data: bool) -> 
 
 
 def _guessed(g: "Guess") -> str:
-    chosen = {"messages": g.messages, "input": g.input, "output": g.output, "split": g.split}
+    chosen = {"format": g.format, "messages": g.messages, "input": g.input, "output": g.output, "split": g.split}
     rows = [(what, repr(column), g.reasons.get(what, "as you said")) for what, column in chosen.items() if column]
     lines = [
         f"looked at {g.rows:,} rows"

@@ -112,6 +112,7 @@ project: {plain(project)}
 def described(project: str, name: str, sources: list[str], guess: "Guess") -> str:
     """A lifecycle file for real files, from sources to an endpoint."""
     asked = f"    messages: {plain(guess.messages)}\n" if guess.messages else f"    input: {plain(guess.input)}\n"
+    asked = f"    format: {guess.format}\n" if guess.format else asked
     answered = f"    output: {plain(guess.output)}\n" if guess.output else ""
     if guess.split:
         split = f"{{column: {plain(guess.split)}}}  # the data's own"

@@ -11,7 +11,8 @@ import msgspec
 from longrein.core.errors import Error, nearest
 from longrein.core.ports import Record
 from longrein.core.text import TOKEN_BYTES
-from longrein.data import source
+from longrein.data import layout, source
+from longrein.data.layout import Layout
 from longrein.data.source import File
 from longrein.data.split import SYNONYMS
 
@@ -29,6 +30,7 @@ OUTPUTS = [
     "reply", "tag", "topic", "summary", "标签", "类别", "意图", "答案", "输出", "回答", "回复",
 ]  # fmt: skip
 CONVERSATIONS = ["messages", "conversations", "conversation", "dialog", "dialogue"]
+SPEAKERS = {"role", "from"}
 SPLITS = {"train", "validation", "test"}
 DOCUMENTS = (".html", ".htm", ".pdf", ".docx", ".md", ".markdown", ".warc", ".wet")  # text to read: nobody answers
 MOST_SPLITS = 10  # others may stand beside those three
@@ -45,6 +47,7 @@ class Column:
     numbers: int = 0
     prose: int = 0  # values of several words, or not in ASCII
     conversations: int = 0
+    turns: int = 0  # of them, spelled [{from, value}]
     values: Counter[str] = field(default_factory=Counter)
     more: bool = False  # than DISTINCT values
 
@@ -52,9 +55,10 @@ class Column:
         if value is None or value == "":
             return
         self.filled += 1
-        if isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value):
+        if isinstance(value, list) and value and all(isinstance(m, dict) and (m.keys() & SPEAKERS) for m in value):
             self.conversations += 1
-            self.bytes += sum(len(str(m.get("content")).encode("utf-8", "replace")) for m in value)
+            self.turns += "from" in value[0]
+            self.bytes += sum(len(str(m.get("content", m.get("value"))).encode("utf-8", "replace")) for m in value)
             return
         text = value if isinstance(value, str) else str(value)
         self.characters += len(text)
@@ -95,6 +99,7 @@ class Guess:
     options: dict[str, Any]  # of the reader, for files whose rows have no names for their columns
     tokens: int  # of all rows, about: what an epoch would read
     reasons: dict[str, str]  # of each choice: "input" -> "its name, …"
+    format: Layout = ""  # of all columns together, in place of input, output and messages
 
 
 def guess(files: Sequence[Path], *, input: str = "", output: str = "") -> Guess:
@@ -108,17 +113,20 @@ def guess(files: Sequence[Path], *, input: str = "", output: str = "") -> Guess:
         if name and name not in columns:
             raise Error("invalid", f"no column is called {name!r} (--{what})", nearest(name, columns))
     reasons: dict[str, str] = {}
-    messages = "" if input else _conversation(columns, reasons)
+    format = "" if input or output else _layout(columns, reasons)
+    messages = "" if input or format else _conversation(columns, reasons)
     split = _split(columns, whole > 1, reasons, {input, output})
-    if not messages:
+    if not messages and not format:
         read = all(f.name.lower().endswith(DOCUMENTS) for f in files)
         output = output or ("" if read else _output(columns, {input, split}, reasons, rows))
         input = input or _input(columns, {output, split}, reasons)
     labels = _labels(columns.get(output)) if output else []
     transforms = ["normalize", "conflict", "dedup"] if labels else ["normalize", "dedup"]
-    used = [columns[c] for c in (input, output, messages) if c]
+    used = list(columns.values()) if format else [columns[c] for c in (input, output, messages) if c]
     tokens = int(sum(c.bytes for c in used) * whole / TOKEN_BYTES)
-    return Guess(rows, bad, list(columns), input, output, messages, split, labels, transforms, options, tokens, reasons)
+    return Guess(
+        rows, bad, list(columns), input, output, messages, split, labels, transforms, options, tokens, reasons, format
+    )
 
 
 def _sample(files: Sequence[Path], options: dict[str, Any]) -> tuple[dict[str, Column], int, int, float]:
@@ -163,6 +171,13 @@ def _records(path: Path, options: dict[str, Any]) -> Iterator[Record]:
         raise Error("not_found", f"there is no file {path}", "check the path") from error
     except OSError as error:
         raise Error("invalid", f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _layout(columns: dict[str, Column], reasons: dict[str, str]) -> Layout:
+    turns = any(c.turns > c.filled // 2 for c in columns.values())
+    if found := layout.guess(set(columns), turns):
+        reasons["format"] = f"rows have the columns {', '.join(columns)}"
+    return found
 
 
 def _conversation(columns: dict[str, Column], reasons: dict[str, str]) -> str:

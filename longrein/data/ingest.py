@@ -9,6 +9,7 @@ from longrein.core import digest, plugins
 from longrein.core.errors import Error
 from longrein.core.step import Context
 from longrein.data import near, source, split
+from longrein.data.layout import Layout
 from longrein.data.mix import Config as Mix
 from longrein.data.source import Source
 
@@ -23,6 +24,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     input: str = ""  # the column that is asked
     output: str = ""  # the column that is answered; none for plain text
     messages: str = ""  # or: the column that holds a conversation, [{role, content}]
+    rejected: str = ""  # of preference pairs: the column of the answer that is liked less; `output` is the chosen one
+    format: Layout = ""  # in place of columns: a layout known by its name
     keep: list[str] = []  # other columns to keep, as JSON in the column `extra`
     transforms: list[str | dict[str, dict[str, Any]]] = []  # in order; a name or {name: options}
     split: dict[str, float | str] = msgspec.field(default_factory=split.default)  # shares, or {column: name}

@@ -43,6 +43,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     input: str
     output: str
     messages: str
+    rejected: str
+    format: str
     keep: list[str]
     split: dict[str, float | str]
     seed: int
@@ -213,12 +215,13 @@ def _maker(work: bytes) -> "_Maker":
 class _Maker:
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.shape = row.Shape(work.input, work.output, work.messages, work.keep, split.column(work.split))
+        own = split.column(work.split)
+        self.shape = row.Shape(work.input, work.output, work.messages, work.keep, own, work.rejected, work.format)
         self.split = split.Split(work.split, work.seed)
         self.stages = [(name, plugins.load("transform", name)(options)) for name, options in work.stages]
         self.noting = [(name, plugins.load("transform", name)(options)) for name, options in work.notes]
         packed = pa.schema([(PACKED, pa.binary())])
-        self.own = row.schema(bool(work.messages), bool(work.keep)) if work.final else packed
+        self.own = self.shape.schema if work.final else packed
         places = [] if work.final else [("source", pa.string()), ("line", pa.int64())]
         told = [pa.field("row", pa.string()), KEPT, pa.field("detail", pa.string()), pa.field("stage", pa.string())]
         noted = [pa.field(f"{_NOTE}{number}", pa.binary()) for number in range(len(self.noting))]

@@ -55,7 +55,10 @@ class Pipeline:
         self, context: Context, config: "Config", transforms: list[tuple[str, dict[str, Any]]], code: int
     ) -> None:
         self.context, self.config, self.code, self.report = context, config, code, Report()
-        row.Shape(config.input, config.output, config.messages, config.keep, split.column(config.split))
+        own = split.column(config.split)
+        shape = row.Shape(
+            config.input, config.output, config.messages, config.keep, own, config.rejected, config.format
+        )
         self.split = split.Split(config.split, config.seed)
         self.cache = context.project / ".longrein" / "sources.json"
         self.done, self.said = 0.0, 0.0
@@ -68,8 +71,7 @@ class Pipeline:
         self.folder = context.store.root / PARTS / context.name
         self.used: set[Path] = set()
         self.reused = self.made = 0
-        schema = row.schema(bool(config.messages), bool(config.keep))
-        self.kept = version.Draft(context.scratch / "kept.arrow", schema)
+        self.kept = version.Draft(context.scratch / "kept.arrow", shape.schema)
         self.rejected = version.Draft(context.scratch / "rejected.arrow", row.REJECTED)
 
     def run(self) -> None:
@@ -326,7 +328,8 @@ class Pipeline:
         readers = plugins.names("reader") if leg is self.legs[0] else []
         used = [("reader", n) for n in readers] + [("transform", s.name) for s in (*leg.narrow, *noting)]
         work = Work(
-            input=config.input, output=config.output, messages=config.messages, keep=config.keep,
+            input=config.input, output=config.output, messages=config.messages, rejected=config.rejected,
+            format=config.format, keep=config.keep,
             split=config.split, seed=config.seed,
             stages=[(s.name, s.options) for s in leg.narrow], notes=[(s.name, s.options) for s in noting],
             final=leg is self.legs[-1], against=self.against,

@@ -24,13 +24,14 @@ def answer(row: dict[str, Any]) -> str | None:
 
 def texts(row: Mapping[str, Any]) -> list[str]:
     """All of them."""
-    if "messages" in row:
-        return [m["content"] for m in row["messages"]]
-    return [text for text in (row["input"], row.get("output")) if text is not None]
+    said = [m["content"] for m in row["messages"]] if "messages" in row else [row["input"], row.get("output")]
+    return [text for text in (*said, row.get("rejected")) if text is not None]
 
 
 def edit(row: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """The row with every text changed, or the same object when none is."""
+    if row.get("rejected") is not None and (rejected := change(row["rejected"])) != row["rejected"]:
+        row = {**row, "rejected": rejected}
     if "messages" in row:
         messages = [{**m, "content": change(m["content"])} for m in row["messages"]]
         return row if messages == row["messages"] else {**row, "messages": messages}

@@ -40,7 +40,9 @@ class Dedup:
 
     def _key(self, row: dict[str, Any]) -> bytes:
         text, output = prompt(row), answer(row)
-        return key(text) if self.options.on == "input" or output is None else key(text, output)
+        if self.options.on == "input" or output is None:
+            return key(text)
+        return key(text, output) if row.get("rejected") is None else key(text, output, row["rejected"])
 
 
 plugin = Dedup

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
@@ -22,6 +23,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 AGAIN = (408, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT_S = 30.0
 MANIFEST_BYTES = 64 << 20
+SETTLED_S = 2.0  # what was written more recently is told apart by its content
 TYPES = {
     "application/json": ".json", "application/jsonl": ".jsonl", "application/x-ndjson": ".jsonl",
     "application/x-jsonlines": ".jsonl", "application/ndjson": ".jsonl", "text/csv": ".csv",
@@ -100,7 +102,7 @@ class Http:
                 raise self._too_large(name)
             file = self._file(name, urlsplit(url).path, told)
             validators = {"etag": told.get("etag"), "modified": told.get("last-modified")}
-            if not any(validators.values()):
+            if not validators["etag"] and not _settled(told):
                 return Object(name, file, "", size)
             return Object(name, file, json.dumps({**validators, "bytes": size, "file": file}), size)
 
@@ -230,6 +232,15 @@ class _Later(Exception):
 def _suffix(file: str) -> bool:
     ending = "." + file.lower().rpartition(".")[2]
     return ending in SUFFIXES or ending in PACKED
+
+
+def _settled(headers: httpx.Headers) -> bool:
+    """Whether Last-Modified, which counts seconds, would show another write (RFC 9110, 8.8.2.2)."""
+    try:
+        now, then = (parsedate_to_datetime(headers[name]) for name in ("date", "last-modified"))
+    except (KeyError, ValueError):
+        return False
+    return (now - then).total_seconds() > SETTLED_S
 
 
 def _length(answer: httpx.Response) -> int:

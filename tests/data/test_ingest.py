@@ -74,7 +74,7 @@ def test_a_duplicate_names_the_row_that_stayed(project):
 def test_the_digest_is_the_content_whatever_the_machine_and_the_batches(projects, monkeypatch):
     made = []
     for name, batch in (("here", 8192), ("there", 3)):
-        monkeypatch.setattr("longrein.data.version.write.BATCH_ROWS", batch)
+        monkeypatch.setattr("longrein.data.version.draft.BATCH_ROWS", batch)
         project = projects(name)
         corpus.write(project.root / "data", rows=200)
         made.append(project.ingest(output="intent", transforms=corpus.TRANSFORMS))

@@ -7,10 +7,11 @@ from longrein.data.version.column import add_columns
 from longrein.data.version.compare import Change, changes, diff
 from longrein.data.version.content import Digest
 from longrein.data.version.delta import matched
+from longrein.data.version.draft import Draft
 from longrein.data.version.edit import Edit
 from longrein.data.version.feed import batches_of, stream
 from longrein.data.version.table import batches, columns_of, digest, find, nearest, open, rows, verify
-from longrein.data.version.write import Draft, Version, commit
+from longrein.data.version.write import Version, commit
 
 __all__ = [
     "Change", "Digest", "Draft", "Edit", "Version", "add_columns", "batches", "batches_of", "changes", "columns_of",

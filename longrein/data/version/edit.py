@@ -11,8 +11,8 @@ import pyarrow as pa
 from longrein.core.errors import Error
 from longrein.core.store import Store
 from longrein.data.version.content import Digest
+from longrein.data.version.draft import Draft
 from longrein.data.version.table import columns_of, digest_at, errors, open, scan
-from longrein.data.version.write import Draft
 
 Array = np.ndarray[Any, Any]
 

@@ -1,22 +1,18 @@
-"""Versions made: a draft that grows by batches, and its commit, which is all or nothing."""
+"""Versions made: the commit of a draft, which is all or nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import lance
 import pyarrow as pa
 
 from longrein.core.store import Store
 from longrein.data.version import delta
-from longrein.data.version.content import Digest
+from longrein.data.version.draft import Draft
+from longrein.data.version.edit import Edit
 from longrein.data.version.table import bytes_of, digest_of, errors, open, tag_of
 
-if TYPE_CHECKING:
-    from longrein.data.version.edit import Edit
-
-BATCH_ROWS = 8192
-BATCH_BYTES = 16 << 20  # a batch is closed earlier when its texts reach this
 ATTEMPTS = 20  # to commit, each lost to another that succeeded
 T = TypeVar("T")
 
@@ -28,55 +24,7 @@ class Version(NamedTuple):
     bytes: int
 
 
-class Draft:
-    """Rows on their way to become a version: an Arrow stream file that grows by batches, digested as it grows."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.schema = path, schema
-        self.rows, self._size = 0, 0
-        self._digest = Digest(schema)
-        self._buffer: list[dict[str, Any]] = []
-        self._sink = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_stream(self._sink, schema)
-
-    def add(self, row: dict[str, Any], size: int) -> None:
-        """Add a row of about `size` bytes; fields that it lacks are null."""
-        self._buffer.append(row)
-        self.rows += 1
-        self._size += size
-        if len(self._buffer) >= BATCH_ROWS or self._size >= BATCH_BYTES:
-            self._flush()
-
-    def close(self) -> str:
-        """Finish the file; the digest of all rows."""
-        self._flush()
-        self._writer.close()
-        self._sink.close()
-        return self._digest.hexdigest()
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows again, once it is closed."""
-        with pa.memory_map(str(self.path)) as file, pa.ipc.open_stream(file) as stream:
-            yield from stream
-
-    def put(self, batch: pa.RecordBatch) -> None:
-        """Add a batch with the draft's schema."""
-        self._flush()
-        self.rows += batch.num_rows
-        self._write(batch)
-
-    def _flush(self) -> None:
-        if self._buffer:
-            self._write(pa.RecordBatch.from_pylist(self._buffer, self.schema))
-        self._buffer, self._size = [], 0
-
-    def _write(self, batch: pa.RecordBatch) -> None:
-        self._digest.update(batch)
-        with errors(str(self.path)):
-            self._writer.write_batch(batch)
-
-
-def commit(store: Store, name: str, draft: "Draft | Edit", base: str = "") -> Version:
+def commit(store: Store, name: str, draft: Draft | Edit, base: str = "") -> Version:
     """Make the draft a version of the table `name`, all or nothing; a sound version with the same rows is used again.
 
     Rows that come again from the table's latest version, or from the one that `base` names, are not written again.
@@ -105,7 +53,7 @@ def retried(work: Callable[[], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _placed(folder: Path, draft: "Draft | Edit", digest: str, base: int) -> int:
+def _placed(folder: Path, draft: Draft | Edit, digest: str, base: int) -> int:
     """The number of the version that holds the draft's rows: one that is there, or a new one. Tagged either way."""
     table = _latest(folder)
     tags = table.tags.list() if table is not None else {}
@@ -128,7 +76,7 @@ def _placed(folder: Path, draft: "Draft | Edit", digest: str, base: int) -> int:
     return number
 
 
-def _shared(table: lance.LanceDataset, draft: "Draft | Edit", digest: str, base: int) -> lance.LanceDataset | None:
+def _shared(table: lance.LanceDataset, draft: Draft | Edit, digest: str, base: int) -> lance.LanceDataset | None:
     """The draft as what changed since a version before; None when that is too much, or reads back as other rows."""
     try:
         if base and base != table.version:

@@ -1,7 +1,6 @@
 """The gateway's routes, what every response carries, and how errors look."""
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,10 +14,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrein.core.errors import Error
-from longrein.core.ledger import now_ms
-from longrein.gateway import feedback, management, openai, openapi
+from longrein.gateway import batches, feedback, management, openai, openapi
 from longrein.gateway.auth import Door, is_loopback
-from longrein.gateway.inference import KINDS, Inference, retry_after
+from longrein.gateway.inference import KINDS, Inference, new_id, retry_after
 from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges, limit_gauges
 from longrein.gateway.replicas import Lane, Replica
 from longrein.models.experiment.assign import BUCKETS
@@ -34,8 +32,8 @@ def build(
     answers = [Route(path, inference, methods=["POST"]) for path in KINDS]
     models = [Route("/v1/models", status.models), Route("/v1/models/{name}", status.model)]
     more = list(routes)
-    bodies = {**management.BODIES, **feedback.BODIES}
-    described = openapi.describe([*answers, *models, *more], bodies, management.QUERIES)
+    bodies = {**management.BODIES, **feedback.BODIES, **batches.BODIES}
+    described = openapi.describe([*answers, *models, *more], bodies, {**management.QUERIES, **batches.QUERIES})
     app = Starlette(
         routes=[
             Route("/healthz", status.health),
@@ -50,12 +48,6 @@ def build(
         lifespan=lifespan,
     )
     return _Front(app, inference, door)
-
-
-def new_id(path: str) -> str:
-    """An id that tells its time, in 12 hexadecimal digits before 12 random ones."""
-    prefix = KINDS[path].prefix if path in KINDS else "req-"
-    return f"{prefix}{now_ms():012x}{secrets.token_hex(6)}"
 
 
 def respond(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -6,6 +6,7 @@ No database is asked on the way. A client that hangs up cancels its request at o
 import asyncio
 import hashlib
 import logging
+import secrets
 import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -59,6 +60,12 @@ KINDS = {
     "/v1/chat/completions": Kind("chatcmpl-", openai.ChatBody, Answer, "/chat/completions"),
     "/v1/completions": Kind("cmpl-", openai.CompletionBody, Completion, "/completions"),
 }
+
+
+def new_id(path: str) -> str:
+    """An id that tells its time, in 12 hexadecimal digits before 12 random ones."""
+    prefix = KINDS[path].prefix if path in KINDS else "req-"
+    return f"{prefix}{now_ms():012x}{secrets.token_hex(6)}"
 
 
 class Call:
@@ -140,7 +147,7 @@ class Inference:
         exchange = Exchange(send, record, self._finish)
         exchange.key = key
         exchange.read_headers(scope["headers"])
-        exchange.write = scope.get("longrein.write")
+        exchange.write, exchange.priority = scope.get("longrein.write"), scope.get("longrein.priority", 0)
         scope["longrein.task"] = asyncio.current_task()  # the protocol cancels it when the client is gone
         try:
             body = await read_body(scope, receive, self.max_body_bytes)
@@ -259,7 +266,7 @@ class Inference:
         keep = keep or not ask.stream
         answer = call.kind.answer(id, ask.model, replica.target.digest, ask.n, count, keep, ask.include_usage)
         with replica.lease(count):
-            async with aclosing(_events(replica, ask)) as events:
+            async with aclosing(_events(replica, ask, exchange.priority)) as events:
                 yield Local(answer, events)
 
     def _finish(self, exchange: "Exchange") -> None:
@@ -287,6 +294,7 @@ class Exchange:
         self.began = time.perf_counter()
         self.started = self.ended = False
         self.log_text = False
+        self.priority = 0  # core.generation.Request's
         self.release = ""  # that the client asked for
         self.shadow: Replica | None = None  # gets a copy once it is answered
         self.input = ""
@@ -482,9 +490,11 @@ def _check(ask: openai.Ask, replica: Replica) -> None:
         raise Error("invalid", "this engine cannot keep answers to a JSON schema", "", param="response_format")
 
 
-async def _events(replica: Replica, ask: openai.Ask) -> AsyncGenerator[tuple[int, Event], None]:
+async def _events(replica: Replica, ask: openai.Ask, priority: int) -> AsyncGenerator[tuple[int, Event], None]:
     """(choice, event) of all choices as they come. Closing it cancels those not finished."""
     requests = [openai.with_system(request, replica.system) for request in ask.requests]
+    if priority:
+        requests = [msgspec.structs.replace(request, priority=priority) for request in requests]
     if len(requests) == 1:
         async with aclosing(_generate(replica, requests[0])) as only:
             async for event in only:

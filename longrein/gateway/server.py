@@ -22,6 +22,7 @@ from longrein.core.store import Store
 from longrein.gateway import feedback, mlflow
 from longrein.gateway.app import build
 from longrein.gateway.auth import Door, is_loopback
+from longrein.gateway.batches import Batches
 from longrein.gateway.inference import MAX_BODY_BYTES, Inference
 from longrein.gateway.limits import Limits
 from longrein.gateway.management import Hooks, Why
@@ -67,6 +68,7 @@ class Gateway:
         self.tally: Tally
         self.limits: Limits
         self.inference: Inference
+        self.batches: Batches
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -132,6 +134,7 @@ class Gateway:
         self.fleet.shared = self.workspace / ".longrein" / "run" if self.shared else None
         self.limits = Limits(self.workspace / ".longrein" / "run" / "budget")
         self.inference = Inference(self.fleet, self.recorder, self.metrics, self.limits, self.max_body_bytes)
+        self.batches = Batches(self.workspace / ".longrein" / "batches", self.inference, self.door)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -139,12 +142,14 @@ class Gateway:
             counted = self._counted()
             try:
                 await asyncio.to_thread(self.watch.start)
+                self.batches.start()
                 self._listening.set()
                 yield
             except Error as error:
                 self._failure = error
                 raise
             finally:
+                await self.batches.close()
                 await asyncio.to_thread(self.watch.close)
                 await self.fleet.close()
                 await asyncio.to_thread(counted.close)
@@ -171,6 +176,7 @@ class Gateway:
         return [
             *self.door.guard(management, "admin"),
             *self.door.guard(said, "infer"),
+            *self.door.guard(self.batches.routes(), "infer"),
             *self.door.guard(mlflow.routes(self.ledger, self.store), "track"),
         ]
 

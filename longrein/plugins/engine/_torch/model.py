@@ -87,7 +87,7 @@ class Model:
         a = self.architecture = architecture
         self.slots, self.context, self.device = slots, context, device
         self.heads, self.kv_heads, self.head = a.num_attention_heads, a.kv_heads, a.head_size
-        weights = _Weights(tensors, dtype, device, int8)
+        weights = Weights(tensors, dtype, device, int8)
         self.embedding = weights.get("model.embed_tokens.weight", a.vocab_size, a.hidden_size)
         self.layers = [_layer(a, weights, f"model.layers.{i}.") for i in range(a.num_hidden_layers)]
         self.norm = weights.get("model.norm.weight", a.hidden_size)
@@ -95,7 +95,7 @@ class Model:
         head = self.embedding if tied else weights.get("lm_head.weight", a.vocab_size, a.hidden_size)
         self.output = linear(head, int8=int8)
         self.parameters = weights.count
-        self.cos, self.sin = _rope(a, context, dtype, device)
+        self.cos, self.sin = rope(a, context, dtype, device)
         shape = (slots, self.kv_heads, context, self.head)
         kept = cache_dtype(dtype, device)
         self.keys = [_zeros(shape, kept, device) for _ in self.layers]
@@ -170,7 +170,7 @@ class Model:
         return self.output(_norm(x, self.norm, self.architecture.rms_norm_eps)).float()
 
 
-class _Weights:
+class Weights:
     def __init__(self, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device, int8: bool) -> None:
         self.tensors, self.dtype, self.device, self.int8, self.count = tensors, dtype, device, int8, 0
 
@@ -190,7 +190,7 @@ class _Weights:
         return linear(weight, bias, self.int8)
 
 
-def _layer(a: Architecture, weights: _Weights, at: str) -> Layer:
+def _layer(a: Architecture, weights: Weights, at: str) -> Layer:
     hidden, inner, head = a.hidden_size, a.intermediate_size, a.head_size
     q, kv = a.num_attention_heads * head, a.kv_heads * head
     attention, mlp = at + "self_attn.", at + "mlp."
@@ -230,7 +230,7 @@ def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 
-def _rope(a: Architecture, context: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def rope(a: Architecture, context: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin, [context, 1, head]; the first half of sin is negated, so that roll replaces rotate_half."""
     rope, head = a.rope, a.head_size
     frequency = 1.0 / (rope["rope_theta"] ** (torch.arange(0, head, 2, dtype=torch.float) / head))

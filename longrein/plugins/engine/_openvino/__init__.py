@@ -1,0 +1,1 @@
+"""Llama and Qwen3 by OpenVINO's CPU kernels."""

@@ -126,7 +126,7 @@ class Watch:
             try:
                 self.refresh()
                 self.error = ""
-            except (Error, SQLAlchemyError) as error:
+            except Exception as error:  # noqa: BLE001 - this thread must not end: the next table may be good
                 if not self.error:
                     log.warning("serving goes on from the last routing table: %s", error)
-                self.error = str(error)
+                self.error = str(error) or repr(error)

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -186,20 +187,28 @@ class Gateway:
         self._loop.run_in_executor(None, report, self.ledger, target, error)
 
     def _new_table(self, table: Table) -> None:
-        """From the watching thread: hand the table to the loop, and wait until it stands."""
+        """From the watching thread: hand the table to the loop, and wait until it stands.
+
+        Errors: `invalid` for one that this version cannot read; the same is tried again until there is another.
+        """
         assert self._loop
-        done = threading.Event()
+        done: Future[None] = Future()
 
         def apply() -> None:
-            self.door.keys = table.keys
-            self.inference.follow(table)
-            self.limits.configure(table.keys, table.endpoints, table.teams)
-            self.recorder.policies = policies(table.endpoints)
-            self.fleet.apply(table)
-            done.set()
+            try:
+                self.limits.configure(table.keys, table.endpoints, table.teams)
+                self.inference.follow(table)
+                self.recorder.policies = policies(table.endpoints)
+                self.door.keys = table.keys
+                self.fleet.apply(table)
+                done.set_result(None)
+            except ValueError as error:  # msgspec's too
+                hint = "is the gateway older than the `longrein apply` that wrote it? restart it"
+                done.set_exception(Error("invalid", f"the wanted state cannot be followed: {error}", hint))
 
         self._loop.call_soon_threadsafe(apply)
-        done.wait(APPLY_S)
+        with contextlib.suppress(TimeoutError):
+            done.result(APPLY_S)
 
 
 class _Server(uvicorn.Server):

@@ -376,3 +376,25 @@ def test_more_answers_under_way_than_one_release_may_have(world, tmp_path):
         open_.close()
         until(lambda: replica.inflight == 0)
         assert say(client, "hi").choices[0].message.content == "v1 hi"
+
+
+def test_a_wanted_state_that_cannot_be_followed_is_told_and_the_last_one_serves_on(world):
+    """As an older gateway finds it after a newer `apply`."""
+    world.promote(world.release("support", "v1"))
+    with world.serve() as gateway, world.client(gateway) as client:
+        for odd in (
+            {"limits": {"tokens_per_century": 1}},
+            {"price": 3},
+            {"log_days": "x"},
+            {"rollout": {"strategy": 3}},
+        ):
+            world.want("support", **odd)
+            ready = until(lambda: (r := httpx.get(f"{gateway.url}/readyz").json())["ledger"] != "ok" and r)
+            assert ready["status"] == "ready", odd
+            assert say(client, "hi").choices[0].message.content == "v1 hi"
+            for name in odd:
+                del world.endpoints["support"][name]
+            world.want("support")
+            until(lambda: httpx.get(f"{gateway.url}/readyz").json()["ledger"] == "ok")
+        world.promote(world.release("support", "v2"))
+        until(lambda: say(client, "hi").choices[0].message.content == "v2 hi")

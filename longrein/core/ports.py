@@ -159,6 +159,32 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
+class Shard(NamedTuple):
+    """A piece of a split as a writer finished it, and where the next one begins."""
+
+    files: list[str]  # relative to the folder
+    rows: int  # of the split, that are in this shard and those before it, or were left out
+    carry: int  # how much of the next row is in it too, as the writer counts
+    counts: dict[str, int]  # of this shard: tokens, documents, rows left out by reason
+
+
+RowsFrom = Callable[[int], Iterator[dict[str, Any]]]  # the rows from the n-th on
+
+
+class Writer(Protocol):
+    """Writes rows as files that a training framework reads. `plugin` is a class."""
+
+    def __init__(self, options: Mapping[str, Any], project: Path) -> None:
+        """Paths in options start at the project. Wrong options: ValidationError."""
+        ...
+
+    def write(self, rows: RowsFrom, folder: Path, split: str, after: Shard | None, number: int) -> Iterator[Shard]:
+        """The shards of a split, one after another, each on disk when it is told. rows: see longrein.data.row.schema.
+        after: the last one of an attempt that was cut off, and the number of the next: from there on come the same
+        bytes as without a break. Errors: `invalid` for rows of another kind."""
+        ...
+
+
 class Trainer(Protocol):
     """Trains a model, and asks it for answers. `plugin` is an instance."""
 

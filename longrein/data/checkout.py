@@ -17,6 +17,7 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
 from longrein.core import digest as digests
+from longrein.core import plugins
 from longrein.core.errors import Error, nearest
 from longrein.core.store import Store
 from longrein.data import croissant, version
@@ -56,18 +57,18 @@ def write(
     Errors: `invalid` for an unknown format, `conflict` when something else is in the folder.
     """
     if format not in WRITERS:
-        raise Error("invalid", f"there is no format {format!r}", nearest(format, WRITERS))
-    _clear(folder)
+        raise Error("invalid", f"there is no format {format!r}", nearest(format, [*WRITERS, *plugins.names("writer")]))
+    clear(folder)
     schema = version.columns_of(version.open(store, uri))
     made = WRITERS[format](store, uri, schema, folder)
     files = made.paths
     shown = [p for p in files if p.name != LINES]
     metadata = croissant.describe(ref or uri, digest, schema, shown, folder, format, license)
-    _write_json(folder / "croissant.json", metadata)
+    write_json(folder / "croissant.json", metadata)
     told = {"ref": ref, "digest": digest, "uri": uri, "format": format, "rows": made.rows}
     if format == "jsonl":
         told["lines"] = digests.of_file(folder / LINES)
-    _write_json(folder / MARK, told | {"files": [p.relative_to(folder).as_posix() for p in files]})
+    write_json(folder / MARK, told | {"files": [p.relative_to(folder).as_posix() for p in files]})
     return Files(made.rows, [*shown, folder / "croissant.json"])
 
 
@@ -148,10 +149,10 @@ def _parquet(store: Store, uri: str, schema: pa.Schema, folder: Path) -> Files:
 
 def _hf(store: Store, uri: str, schema: pa.Schema, folder: Path) -> Files:
     """What `DatasetDict.save_to_disk` writes: a folder a split with Arrow streams, their list and their features."""
-    names, count, paths = _splits(store, uri, schema), 0, list[Path]()
+    names, count, paths = splits(store, uri, schema), 0, list[Path]()
     features = {f.name: _feature(f.type) for f in schema}
     for name in names:
-        place = folder / _safe(name)
+        place = folder / safe(name)
         place.mkdir(parents=True, exist_ok=True)
         parts = list(_arrow(version.batches(store, uri, split=name), schema, place))
         paths += [place / f"data-{i:05d}-of-{len(parts):05d}.arrow" for i in range(len(parts))]
@@ -161,21 +162,21 @@ def _hf(store: Store, uri: str, schema: pa.Schema, folder: Path) -> Files:
         listed = [{"filename": p.name} for p in paths[-len(parts) :]]
         state: dict[str, Any] = {"_data_files": listed, "_fingerprint": uri.rpartition("=")[2], "_format_columns": None,
                  "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": name}  # fmt: skip
-        _write_json(place / "state.json", state)
+        write_json(place / "state.json", state)
         about = {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
-        _write_json(place / "dataset_info.json", about)
+        write_json(place / "dataset_info.json", about)
         paths += [place / "state.json", place / "dataset_info.json"]
-    _write_json(folder / "dataset_dict.json", {"splits": [_safe(n) for n in names]})
+    write_json(folder / "dataset_dict.json", {"splits": [safe(n) for n in names]})
     return Files(count, [*paths, folder / "dataset_dict.json"])
 
 
 def _webdataset(store: Store, uri: str, schema: pa.Schema, folder: Path) -> Files:
     """Samples NNNNNNNNN.json in tar shards, byte for byte the same each time."""
     paths, count = list[Path](), 0
-    for name in _splits(store, uri, schema):
+    for name in splits(store, uri, schema):
         rows, number = version.rows(store, uri, split=name), 0
         while shard := list(islice(rows, SHARD_ROWS)):
-            paths.append(folder / f"{_safe(name)}-{number // SHARD_ROWS:06d}.tar")
+            paths.append(folder / f"{safe(name)}-{number // SHARD_ROWS:06d}.tar")
             with tarfile.open(paths[-1], "w", format=tarfile.USTAR_FORMAT) as file:
                 for row in shard:
                     data = msgspec.json.encode(row)
@@ -264,7 +265,7 @@ def _arrow(batches: Batches, schema: pa.Schema, place: Path) -> Iterator[tuple[P
         yield path, rows
 
 
-def _splits(store: Store, uri: str, schema: pa.Schema) -> list[str]:
+def splits(store: Store, uri: str, schema: pa.Schema) -> list[str]:
     if "split" not in schema.names:
         raise Error("invalid", f"{uri} has no column split", "choose the format jsonl, csv or parquet")
     found = version.open(store, uri).to_table(columns=["split"])["split"].unique().to_pylist()
@@ -293,7 +294,7 @@ def _flat(batch: pa.RecordBatch, flat: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=flat)
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Make the folder, or take an earlier checkout out of it."""
     if folder.exists() and not folder.is_dir():
         raise Error("conflict", f"{folder} is a file", "name a folder")
@@ -308,7 +309,7 @@ def _clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     """A split's name as a file's."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "rows"
 
@@ -317,6 +318,6 @@ def _hash(line: bytes) -> bytes:
     return blake2b(line, digest_size=HASH_BYTES).digest()
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     with _staged(path) as file:
         file.write(json.dumps(value, indent=2, ensure_ascii=False).encode())

@@ -1,7 +1,10 @@
-"""Drives `apply` in processes of their own, on either database, and kills them where it hurts."""
+"""Drives `apply` in processes of their own, on either database, and kills them where it hurts; and a small disk."""
 
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,17 @@ def drive(ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Driver:
         return subprocess.Popen([sys.executable, "-c", DRIVER, here, root, point], stdout=subprocess.PIPE, text=True)
 
     return start
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 8 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)]
+    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("needs root and a system that mounts, to have a small disk to fill")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)

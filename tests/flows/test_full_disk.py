@@ -1,9 +1,5 @@
 """A disk that is really full: told in one sentence, nothing half-written, and the work goes on once there is room."""
 
-import os
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import lifecycle
@@ -12,20 +8,6 @@ import pytest
 from longrein.control.loop import News
 from longrein.core.errors import Error
 from longrein.core.ledger import Ledger
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 8 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)]
-    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("needs root and a system that mounts, to have a small disk to fill")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 def fill(disk: Path) -> Path:

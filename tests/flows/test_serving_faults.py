@@ -10,13 +10,16 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ import psutil
 import pytest
 from mock_upstream import Asked, Mock, begin, break_mid_stream, by_turns, chunk, hang, raw, status, whole
 from mock_upstream import say as fixed
+from test_full_disk import fill
 from world import World
 
 from longrein.core.limit import Limit
@@ -219,6 +223,13 @@ async def ask(
             take(answer, json.loads(event))
 
 
+async def one(server: Server, answer: Answer) -> None:
+    """A single stream on a connection of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await ask(reader, writer, answer, server.world.key, "support", stream=True)
+    writer.close()
+
+
 async def events(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     """The data of a chunked stream's events."""
     held = b""
@@ -281,14 +292,20 @@ def test_an_engine_is_killed(server: Server) -> None:
 
 
 def test_a_worker_is_killed(server: Server) -> None:
+    """What it had reserved of a budget comes back, and what was used of it stays so."""
     load = Load(server, ("support", "far"))
-    with load.run():
+    key = server.world.ledger.keys.create("poor", limits=Limit(tokens_per_month=1000), actor="test")
+    poor = Load(server, ("support",), key, clients=4)
+    with load.run(), poor.run(before=5, after=0):
         before = server.pids
         os.kill(before[0], signal.SIGKILL)
         killed_ms = time.time_ns() // 1_000_000
         until(lambda: len(server.pids) == 2 and before[0] not in server.pids)
+        until(lambda: any(a.status == 429 for a in list(poor.answers)))
     load.check(lost=load.clients)
     load.logged(killed_ms)
+    poor.check(lost=poor.clients, told=(401, 429))  # 401 until the workers have heard of the key
+    assert 500 < sum(a.tokens for a in poor.answers) <= 1000
 
 
 def test_a_thousand_swaps_of_releases(server: Server) -> None:
@@ -300,9 +317,17 @@ def test_a_thousand_swaps_of_releases(server: Server) -> None:
     aliases = world.ledger.aliases
     until(lambda: server.ready()["endpoints"]["support"].get("release") == second.ref)
     load = Load(server)
-    with load.run():
+    gate = world.folder / "gate"
+    held = [Answer(f"until {gate} done") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool, load.run():
+        streams = [pool.submit(asyncio.run, one(server, answer)) for answer in held]
+        until(lambda: all(answer.text for answer in held))
         for i in range(1000):
             aliases.move("release", "support", "prod", (first, second)[i % 2], actor="test", back=True)
+        gate.touch()
+        for stream in streams:
+            stream.result()
+    load.answers += held
     load.check()
     assert {a.release for a in load.good} == {first.digest, second.digest}
     assert load.bad == []
@@ -372,29 +397,172 @@ def test_what_an_upstream_says_of_tokens_neither_refills_a_budget_nor_stops_the_
     upstream.script = word_by_word
 
 
-def test_half_open_connections_and_clients_that_never_read(tmp_path: Path) -> None:
+def test_half_open_connections_and_clients_that_never_read(world: World) -> None:
     """More of them than the processes may have open files: the others are answered."""
-    world = World(tmp_path)
-    release = world.promote(world.release("support", "v1"))
-    server = Server(world, {release.digest: "v1"}, "prlimit", "--nofile=256:256")
     body = json.dumps({"model": "support", "stream": True, "messages": [{"role": "user", "content": "word " * 900}]})
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {world.key}\r\n"
     asked = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
     begun = (b"", b"GET /healthz HT", head.encode(), asked[:-10], asked)
+    with serving(world, "prlimit", "--nofile=256:256") as server, contextlib.ExitStack() as stack:
+        load = Load(server, clients=8)
+        with load.run(before=20, after=200):
+            for i in range(900):
+                wire = stack.enter_context(socket.socket())
+                wire.connect(("127.0.0.1", server.port))
+                wire.sendall(begun[i % 5])
+        load.check(lost=load.clients)
+        load.logged()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path / "project")
+    yield world
+    world.ledger.close()
+
+
+@contextlib.contextmanager
+def serving(world: World, *command: str, **environment: str) -> Iterator[Server]:
+    release = world.promote(world.release("support", "v1"))
+    server = Server(world, {release.digest: "v1"}, *command, **environment)
     try:
-        with contextlib.ExitStack() as stack:
-            load = Load(server, clients=8)
-            with load.run(before=20, after=200):
-                for i in range(900):
-                    wire = stack.enter_context(socket.socket())
-                    wire.connect(("127.0.0.1", server.port))
-                    wire.sendall(begun[i % 5])
-            load.check(lost=load.clients)
-            assert len(load.bad) < len(load.good) / 10, load.bad
-            load.logged()
+        yield server
     finally:
         server.stop()
+
+
+def test_the_disk_of_the_request_log_is_full(world: World, disk: Path) -> None:
+    (world.folder / ".longrein" / "requests").symlink_to(disk)
+    with serving(world) as server:
+        load = Load(server)
+        with load.run(after=0):
+            filler = fill(disk)
+            until(lambda: "the request log cannot be written" in server.said())
+            count = len(load.good)
+            until(lambda: len(load.good) > count + 100)
+            filler.unlink()
+        load.check()
+        assert load.bad == []
+        load.logged()
+
+
+SET_CLOCK = """
+import pathlib, time
+hand, now_s, now_ns = pathlib.Path(__file__).with_name("hand"), time.time, time.time_ns
+time.time = lambda: now_s() + int(hand.read_text())
+time.time_ns = lambda: now_ns() + int(hand.read_text()) * 10**9
+"""
+
+
+def test_the_clock_is_set(world: World, tmp_path: Path) -> None:
+    """By a day and back, in every process: nothing times out, no budget is refilled, all are counted."""
+    clock = tmp_path / "clock"
+    clock.mkdir()
+    (clock / "sitecustomize.py").write_text(SET_CLOCK)
+
+    def turn(hours: int) -> None:
+        (clock / "new").write_text(str(hours * 3600))
+        os.replace(clock / "new", clock / "hand")
+
+    turn(0)
+    key = world.ledger.keys.create("poor", limits=Limit(tokens_per_day=300), actor="test")
+    path = os.pathsep.join([str(clock), os.environ.get("PYTHONPATH", "")])
+    with serving(world, PYTHONPATH=path) as server:
+        load, poor = Load(server), Load(server, key=key, clients=2)
+        with load.run(), poor.run(before=5, after=0):
+            until(lambda: any(a.status == 429 for a in list(poor.answers)))
+            for hours in (25, -25, 1, 0):
+                turn(hours)
+                count, refused = len(load.good), len(poor.bad)
+                until(lambda count=count: len(load.good) > count + 50)
+                until(lambda refused=refused: len(poor.bad) > refused)
+        load.check()
+        assert load.bad == []
+        load.logged()
+        poor.check(told=(429,))
+        assert sum(a.tokens for a in poor.answers) <= 300
+    counted = sum(block.requests for block in world.ledger.traffic.blocks("support", until_ms=1 << 62))
+    assert counted == len(load.answers) + len(poor.answers)
+    asked = [asked_ms(a.id) or 0 for a in load.answers]
+    assert max(asked) - min(asked) > 48 * 3600 * 1000
+
+
+class Line:
+    """Between the gateway and PostgreSQL: a socket of the same name in a folder of its own, which can be cut."""
+
+    def __init__(self, folder: Path, there: Path) -> None:
+        self.here, self.there = folder / there.name, there
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.mend()
+
+    def mend(self) -> None:
+        self._do(self._open())
+
+    def cut(self) -> None:
+        self._do(self._shut())
+
+    def close(self) -> None:
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    async def _open(self) -> None:
+        self._server = await asyncio.start_unix_server(self._connected, self.here)
+
+    async def _shut(self) -> None:
+        self._server.close()
+        self.here.unlink(missing_ok=True)
+        for end in list(self._ends):
+            end.transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, into = await asyncio.open_unix_connection(self.there)
+        self._ends |= {writer, into}
+        await asyncio.gather(_pump(reader, into), _pump(behind, writer))
+        self._ends -= {writer, into}
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+def test_the_ledger_is_away(tmp_path: Path, postgresql: str, ledger_url: str) -> None:
+    """PostgreSQL is gone for a while, with all connections: nobody notices but /readyz, and all is counted after."""
+    there = Path(postgresql.partition("host=")[2]) / ".s.PGSQL.5432"
+    folder = Path(tempfile.mkdtemp(prefix="lr-"))  # a socket's path may not be long
+    line = Line(folder, there)
+    url = f"postgresql+psycopg://lr@/postgres?host={folder}"
+    world = World(tmp_path / "project", url)
+    try:
+        with serving(world, LONGREIN_LEDGER=url) as server:
+            load = Load(server)
+            with load.run():
+                line.cut()
+                until(lambda: server.ready()["ledger"] != "ok")
+                count = len(load.good)
+                until(lambda: len(load.good) > count + 100)
+                line.mend()
+                until(lambda: all(server.ready()["ledger"] == "ok" for _ in range(8)))
+            load.check()
+            assert load.bad == []
+            load.logged()
+        blocks = world.ledger.traffic.blocks("support", until_ms=1 << 62)
+        assert sum(block.requests for block in blocks) == len(load.answers)
+    finally:
         world.ledger.close()
+        line.close()
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -22,6 +22,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     ts_ms: int  # when it came
     endpoint: str = ""
     release: str = ""  # digest
+    engine: str = ""  # what computed the answer: of `auto`, what it chose
     arm: str = ""  # of the roll-out: "" for what clients saw, "shadow" for copies
     key_id: str = ""
     team: str = ""

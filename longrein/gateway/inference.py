@@ -23,6 +23,7 @@ from longrein.core.ledger import ApiKey, now_ms
 from longrein.gateway import openai
 from longrein.gateway.answer import Answer, Completion, error_event
 from longrein.gateway.cache import Cache, Caches, Entry, Replay, key_of
+from longrein.gateway.embeddings import EmbeddingBody, Embeddings
 from longrein.gateway.limits import Limits, Reservation
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Record, Recorder
@@ -51,13 +52,14 @@ class Kind(msgspec.Struct, frozen=True):
     """One path of the API."""
 
     prefix: str  # of ids
-    body: type[openai.ChatBody] | type[openai.CompletionBody]
+    body: type[openai.Body]
     answer: type[Answer]
     path: str  # at an upstream, behind its base
 
 
 KINDS = {
     "/v1/chat/completions": Kind("chatcmpl-", openai.ChatBody, Answer, "/chat/completions"),
+    "/v1/embeddings": Kind("embd-", EmbeddingBody, Embeddings, "/embeddings"),
     "/v1/completions": Kind("cmpl-", openai.CompletionBody, Completion, "/completions"),
 }
 
@@ -230,6 +232,7 @@ class Inference:
 
     async def _answer(self, exchange: "Exchange", call: Call, replica: Replica) -> None:
         exchange.record.release = release = replica.target.digest
+        exchange.record.engine = replica.engine.info["engine"]
         if exchange.wants_kept and (cache := self.caches.of(call.model, call.head)):
             key = key_of(exchange.key, release, call.kind.path, call.data)
             if entry := cache.get(key):
@@ -254,8 +257,7 @@ class Inference:
                 reply = await upstream.ask(call.kind.path, body, affinity)
                 exchange.record.upstream, exchange.record.attempts = reply.replica.url, reply.attempts
                 try:
-                    asked = len(head.messages) + len(head.prompt)
-                    yield Relay(reply, id, call.model, asked, keep, not head.include_usage)
+                    yield Relay(reply, id, call.model, len(head.asked), keep, not head.include_usage)
                 finally:
                     reply.close()
             return
@@ -264,7 +266,9 @@ class Inference:
         count = len(ask.requests)
         _admit(replica, count)
         keep = keep or not ask.stream
-        answer = call.kind.answer(id, ask.model, replica.target.digest, ask.n, count, keep, ask.include_usage)
+        answer = call.kind.answer(
+            id, ask.model, replica.target.digest, ask.n, count, keep, ask.include_usage, body=ask.body
+        )
         with replica.lease(count):
             async with aclosing(_events(replica, ask, exchange.priority)) as events:
                 yield Local(answer, events)
@@ -486,6 +490,8 @@ def _admit(replica: Replica, count: int) -> None:
 
 def _check(ask: openai.Ask, replica: Replica) -> None:
     """What an engine does not say that it can do would be overlooked."""
+    if ask.requests[0].embed and not replica.engine.info.get("embed"):
+        raise Error("invalid", "this engine makes no embeddings", "", param="model")
     if ask.requests[0].json_schema is not None and not replica.engine.info.get("json_schema"):
         raise Error("invalid", "this engine cannot keep answers to a JSON schema", "", param="response_format")
 

@@ -336,6 +336,7 @@ class Fleet:
             ) from error
         system = await asyncio.to_thread(self._system, bundle.prompt) if bundle.prompt else None
         engine = await self._engine(target, bundle, on_exit)
+        engine.info.setdefault("engine", bundle.engine)  # `auto` says itself what it chose
         replica = Replica(target, engine, system)
         self._replicas.add(replica)
         return replica

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -83,3 +84,14 @@ def test_a_gpu_is_vllms_if_it_is_there(folder, tmp_path, monkeypatch):
     assert auto.choose(folder, Config()) == ("vllm", f"{tmp_path / 'vllm'} on a GPU")
     assert auto.choose(folder, Config(dtype="int8"))[0] == "torch"
     assert auto.choose(folder, Config(device="cuda:1"))[0] == "torch"
+
+
+def test_the_request_log_says_what_was_chosen(world, folder):
+    model = shutil.copytree(folder, world.folder / "model")
+    world.promote(world.release("support", model, engine="auto", threads=1))
+    with world.serve() as gateway, world.client(gateway) as client:
+        message = {"role": "user", "content": "hi"}
+        answer = client.chat.completions.create(model="support", messages=[message], max_tokens=3)
+        gateway.recorder.flush()
+        row = world.requests.get(answer.id)
+    assert (row["engine"], row["completion_tokens"]) == ("openvino", 3)

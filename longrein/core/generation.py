@@ -37,6 +37,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     logit_bias: Annotated[dict[Tokens, Bias], Meta(max_length=1024)] = {}  # added to the logits of these tokens
     json_schema: dict[str, Any] | None = None  # the answer is JSON of it, unless max_tokens cuts it
     tools: list[dict[str, Any]] | None = None  # functions, as OpenAI writes them, for the chat template
+    embed: bool = False  # no answer, but the prompt as a vector
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0  # lower first; above 0: offline, fills what is idle
     cache_salt: str = ""  # prefixes computed before are used again only under the same one
 
@@ -74,6 +75,7 @@ class Event(msgspec.Struct, array_like=True, omit_defaults=True):
     stop: str | None = None  # the stop string that ended it; None after EOS or length
     usage: Usage | None = None
     error: dict[str, Any] | None = None
+    embedding: bytes = b""  # float32, little-endian, of length 1
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

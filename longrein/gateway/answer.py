@@ -45,8 +45,10 @@ class Answer:
 
     object, chunk_object = "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, id: str, model: str, release: str, n: int, count: int, keep: bool, include_usage: bool) -> None:
-        """n: choices for each prompt; count: all choices."""
+    def __init__(
+        self, id: str, model: str, release: str, n: int, count: int, keep: bool, include_usage: bool, body: Any = None
+    ) -> None:
+        """n: choices for each prompt; count: all choices; body: what asks for it."""
         self.id, self.model, self.n, self.include_usage = id, model, n, include_usage
         self.fingerprint = f"lr_{release[:12]}"
         self.created = int(time.time())

@@ -10,7 +10,7 @@ means "not given".
 import contextlib
 import zlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -86,6 +86,9 @@ class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class _Body(msgspec.Struct, kw_only=True):
     """What the gateway itself reads of a body; SAMPLING goes to the engine's Request as it is."""
 
+    SAMPLING: ClassVar[tuple[str, ...]] = SAMPLING
+    MOST: ClassVar[int] = MAX_CHOICES
+
     model: Annotated[str, Meta(min_length=1)]
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
     stop: str | list[str] = []
@@ -124,13 +127,40 @@ class CompletionBody(_Body, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
     def prompts(self) -> list[dict[str, Any]]:
-        kinds = {type(item) for item in self.prompt} if isinstance(self.prompt, list) else {int}
-        if len(kinds) != 1:
-            raise _invalid("prompt", "prompt is empty or mixes texts and tokens", "send a text, or a list of one kind")
-        return [{"prompt": prompt} for prompt in ([self.prompt] if kinds == {int} else self.prompt)]
+        return texts_or_tokens("prompt", self.prompt)
 
     def shared(self) -> dict[str, Any]:
         return {"max_tokens": self.max_tokens, "logprobs": self.logprobs, **self.constraint()}
+
+
+def texts_or_tokens(name: str, given: str | list[Any]) -> list[dict[str, Any]]:
+    """One prompt for each text, or list of tokens, of a parameter."""
+    kinds = {type(item) for item in given} if isinstance(given, list) else {int}
+    if len(kinds) != 1:
+        raise _invalid(name, f"{name} is empty or mixes texts and tokens", "send a text, or a list of one kind")
+    return [{"prompt": prompt} for prompt in ([given] if kinds == {int} else given)]
+
+
+class Body(Protocol):
+    """What a body tells, whatever it is of."""
+
+    __struct_fields__: ClassVar[tuple[str, ...]]
+    SAMPLING: ClassVar[tuple[str, ...]]  # parameters that go to the engine as they are
+    MOST: ClassVar[int]  # answers to one request
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def stop(self) -> str | list[str]: ...
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def stream_options(self) -> StreamOptions | None: ...
+
+    def prompts(self) -> list[dict[str, Any]]: ...
+    def shared(self) -> dict[str, Any]: ...
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -141,26 +171,27 @@ class Ask(msgspec.Struct, frozen=True):
     include_usage: bool
     n: int
     requests: list[Request]
+    body: Any
 
 
-def parse(data: bytes, type_: type[ChatBody] | type[CompletionBody]) -> Ask:
+def parse(data: bytes, type_: type[Body]) -> Ask:
     """Errors: `invalid`, with the parameter's name."""
     given = _decode(data)
-    valid = {*SAMPLING, *IGNORED, *LATER, *type_.__struct_fields__}
+    valid = {*type_.SAMPLING, *IGNORED, *LATER, *type_.__struct_fields__}
     for key, value in given.items():
         if key not in valid:
             raise _invalid(key[:100], f"there is no parameter {key[:100]!r}", nearest(key[:100], valid - LATER.keys()))
         if key in LATER and value not in LATER[key]:
             raise _invalid(key, f"{key} is not supported yet", "leave it out")
-    body = _convert({k: given[k] for k in type_.__struct_fields__ if k in given}, type_)
+    body: Body = _convert({k: given[k] for k in type_.__struct_fields__ if k in given}, type_)
     stop = [body.stop] if isinstance(body.stop, str) else body.stop
-    shared = {"stop": stop, **body.shared(), **{k: given[k] for k in SAMPLING if k in given}}
+    shared = {"stop": stop, **body.shared(), **{k: given[k] for k in type_.SAMPLING if k in given}}
     prompts = [_convert({**prompt, **shared}, Request) for prompt in body.prompts()]
-    if len(prompts) * body.n > MAX_CHOICES:
-        raise _invalid("n", f"{len(prompts) * body.n} answers are too many for one request", f"at most {MAX_CHOICES}")
+    if len(prompts) * body.n > body.MOST:
+        raise _invalid("n", f"{len(prompts) * body.n} answers are too many for one request", f"at most {body.MOST}")
     requests = [_nth(request, i) for request in prompts for i in range(body.n)]
     usage = bool(body.stream_options and body.stream_options.include_usage)
-    return Ask(body.model, body.stream, usage, body.n, requests)
+    return Ask(body.model, body.stream, usage, body.n, requests, body)
 
 
 def unparse(request: Request, model: str) -> tuple[str, bytes]:
@@ -187,6 +218,7 @@ class Head(msgspec.Struct):
     stream_options: _Wishes | None = None
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()  # of /v1/embeddings
     user: str | None = None
     safety_identifier: str | None = None  # OpenAI's newer name for the same
     temperature: float | None = None
@@ -199,7 +231,12 @@ class Head(msgspec.Struct):
     def tokens(self) -> tuple[int, int | None]:
         """What it may use, before anybody has counted: its prompt by its bytes, and its answers if it bounds them."""
         most = self.max_completion_tokens or self.max_tokens
-        return (len(self.messages) + len(self.prompt)) // 3 + 16, most and most * (self.n or 1)
+        return len(self.asked) // 3 + 16, 0 if self.input else most and most * (self.n or 1)
+
+    @property
+    def asked(self) -> msgspec.Raw:
+        """What is to be answered."""
+        return self.messages or self.prompt or self.input
 
     @property
     def include_usage(self) -> bool:
@@ -218,14 +255,14 @@ class _Role(msgspec.Struct):
 ROLES = msgspec.json.Decoder(list[_Role])
 
 
-def head(data: bytes, type_: type[ChatBody] | type[CompletionBody]) -> Head:
+def head(data: bytes, type_: type[Body]) -> Head:
     """Errors: `invalid`, with the parameter's name."""
     try:
         found = HEAD.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         parse(data, type_)  # knows better what is wrong
         raise _invalid(None, "the body cannot be read", "see docs: the OpenAI API") from None
-    name = "messages" if type_ is ChatBody else "prompt"
+    name = next(name for name in ("messages", "prompt", "input") if name in type_.__struct_fields__)
     if bytes(getattr(found, name)) in (b"", b"null"):
         raise _invalid(name, f"the parameter {name!r} is missing", "see docs: the OpenAI API")
     return found
@@ -233,8 +270,7 @@ def head(data: bytes, type_: type[ChatBody] | type[CompletionBody]) -> Head:
 
 def canonical_input(found: Head) -> tuple[Any, bytes]:
     """(the text of the one message or prompt, else None; messages or prompt as canonical JSON). Errors: `invalid`."""
-    raw = found.messages or found.prompt
-    value = _read(bytes(raw))
+    value = _read(bytes(found.asked))
     if found.messages and isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         only = value[0].get("content")
     else:

@@ -8,9 +8,14 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 
 from longrein.core.generation import Request
-from longrein.gateway.openai import SAMPLING, ChatBody, CompletionBody
+from longrein.gateway.embeddings import EmbeddingBody
+from longrein.gateway.openai import ChatBody, CompletionBody
 
-BODIES: dict[str, type[msgspec.Struct]] = {"/v1/chat/completions": ChatBody, "/v1/completions": CompletionBody}
+BODIES: dict[str, type[ChatBody | CompletionBody | EmbeddingBody]] = {
+    "/v1/chat/completions": ChatBody,
+    "/v1/completions": CompletionBody,
+    "/v1/embeddings": EmbeddingBody,
+}
 
 
 def describe(
@@ -22,7 +27,7 @@ def describe(
         [*bodies.values(), Request], ref_template="#/components/schemas/{name}"
     )
     for type_ in BODIES.values():
-        given = {name: components["Request"]["properties"][name] for name in SAMPLING}
+        given = {name: components["Request"]["properties"][name] for name in type_.SAMPLING}
         components[type_.__name__]["properties"] |= given
     del components["Request"]
     kinds = dict(zip(bodies, schemas, strict=True))

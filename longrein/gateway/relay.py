@@ -78,6 +78,7 @@ class Piece(msgspec.Struct):
     id: str | None = None
     model: str | None = None
     choices: list[_Choice] = []
+    data: list[msgspec.Raw] = []  # embeddings
     usage: _Usage | None = None
     error: Any = None
 
@@ -126,7 +127,9 @@ class Relay:
         """The whole answer as the client is to see it. Errors: `bad_gateway`, `timeout`."""
         data = await self._rest()
         piece = _decode(data)
-        if piece.error is not None or not piece.choices:
+        if piece.data and piece.usage:
+            piece.usage.completion_tokens = 0
+        if piece.error is not None or not (piece.choices or piece.data):
             raise _failed(piece.error, "has no choices")
         self._note(piece)
         self._said_bytes = sum(len(choice.said.encode("utf-8", "replace")) for choice in piece.choices)

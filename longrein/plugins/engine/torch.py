@@ -20,6 +20,7 @@ from longrein.core.errors import Error
 from longrein.core.generation import Event, Limits, Load, Logprob, Queued, Request, Work
 from longrein.core.worker import as_error
 from longrein.plugins.engine._torch import checkpoint, options
+from longrein.plugins.engine._torch.embedding import Embeddings
 from longrein.plugins.engine._torch.grammar import Grammars
 from longrein.plugins.engine._torch.model import Model, Span
 from longrein.plugins.engine._torch.options import Config as Config
@@ -55,6 +56,7 @@ class Torch:
             architecture, tensors, slots=slots, context=self.context, dtype=dtype, device=device, int8=int8
         )
         self.slots = Slots(slots)
+        self.embeddings = Embeddings(self.model)
         self.slo = config.slo
         self.limits = Limits(config.max_batch, config.prefill_tokens, config.max_batch)
         self.work: Work | None = None
@@ -77,6 +79,7 @@ class Torch:
             "device": str(device),
             "chat": self.text.template is not None,
             "json_schema": True,
+            "embed": type(self.model) is Model,
         }
 
     def submit(self, request: Request) -> None:
@@ -86,6 +89,9 @@ class Torch:
             message = f"{waiting} requests are waiting already"
             raise Error("overloaded", message, "try again later", retry_after_s=self._retry_after_s())
         prompt = self._prompt(request)
+        if request.embed:
+            self.embeddings.submit(request, prompt)
+            return
         limit = min(request.max_tokens or self.context, self.context - len(prompt))
         vocabulary = self.model.architecture.vocab_size
         if not all(token < vocabulary for token in request.logit_bias):
@@ -98,6 +104,7 @@ class Torch:
         self.counts["tokens_in_total"] += len(prompt)
 
     def cancel(self, id: str) -> None:
+        self.embeddings.cancel(id)
         self.waiting = [s for s in self.waiting if s.request.id != id]
         for sequence in [s for s in self.running if s.request.id == id]:
             self._free(sequence)
@@ -105,11 +112,12 @@ class Torch:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         began = time.monotonic()
+        embedded = self.embeddings.step(self.limits.prefill_tokens)
         self._admit(began)
         plan = self._plan()
         if not plan:
             self.work = None
-            return []
+            return embedded
         logits = self.model.forward([span for _, span in plan])
         for sequence, span in plan:
             self.slots.extend(span.slot, span.tokens)
@@ -119,10 +127,10 @@ class Torch:
         self._share(plan, time.monotonic() - began)
         events = self._accept(ending, tokens, logits)
         self._note(plan, events, time.monotonic() - began)
-        return events
+        return embedded + events
 
     def pending(self) -> int:
-        return len(self.waiting) + len(self.running)
+        return len(self.waiting) + len(self.running) + len(self.embeddings.waiting)
 
     def load(self) -> Load:
         now = time.monotonic()

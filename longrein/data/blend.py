@@ -13,7 +13,7 @@ from longrein.core import plugins
 from longrein.core.errors import Error
 from longrein.core.step import Context, Output
 from longrein.core.text import key
-from longrein.data import mix, version
+from longrein.data import share, version
 
 CHUNK_ROWS = 8192
 ORIGIN = pa.field("origin", pa.string())  # the name of the dataset that a row was taken from
@@ -37,7 +37,7 @@ class Parent(NamedTuple):
 class Blend:
     """One run of data.mix."""
 
-    def __init__(self, context: Context, config: mix.Config) -> None:
+    def __init__(self, context: Context, config: share.Config) -> None:
         self.context, self.config, self.store = context, config, context.store
         self.uris = {name: context.inputs[name].uri for name in config.names}
         self.schemas = {name: version.columns_of(version.open(self.store, uri)) for name, uri in self.uris.items()}
@@ -47,9 +47,9 @@ class Blend:
     def run(self) -> None:
         """Errors: `invalid` for a dataset without rows, and for columns that do not go together."""
         parents = self.parents()
-        amounts = mix.amounts(self.config, {name: parent.size for name, parent in parents.items()})
+        amounts = share.amounts(self.config, {name: parent.size for name, parent in parents.items()})
         if self.config.unit == "rows":
-            amounts = {name: float(n) for name, n in mix.whole(amounts).items()}
+            amounts = {name: float(n) for name, n in share.whole(amounts).items()}
         passes = {name: _passes(parents[name], amounts[name]) for name in parents}
         draft = version.Draft(self.context.scratch / "mixed.arrow", self.schema)
         counted: dict[str, Counter[str]] = {"split": Counter(), "language": Counter()}
@@ -215,7 +215,7 @@ def _shuffled(ids: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
         return x ^ (x >> np.uint64(31))
 
 
-def _measure(context: Context, config: mix.Config) -> Callable[[str], int] | None:
+def _measure(context: Context, config: share.Config) -> Callable[[str], int] | None:
     """How many tokens a text has; None where rows are counted."""
     if config.unit == "rows":
         return None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from longrein.control import nouns
 from longrein.core.errors import Error
 from longrein.core.step import Context, Input, Job
-from longrein.data import mix, trace, version
+from longrein.data import mix, share, trace, version
 
 SPLIT = {"train": 0.8, "test": 0.2}
 NO_MODELS = {"models": {}, "evaluations": {}, "endpoints": {}}
@@ -62,16 +62,16 @@ def of(rows):
 
 def test_amounts():
     sizes = {"a": 1000, "b": 100}
-    assert mix.amounts(config(["a", "b"]), sizes) == {"a": 1000, "b": 100}
-    assert mix.amounts(config({"a": 1, "b": 1}), sizes) == {"a": 100, "b": 100}
-    assert mix.amounts(config({"a": 0.5, "b": 0.5}, epochs={"b": 4}), sizes) == {"a": 400, "b": 400}
-    assert mix.amounts(config({"a": 3, "b": 1}, rows=200), sizes) == {"a": 150, "b": 50}
-    assert mix.amounts(config({"a": 1, "b": 1}, rows=500), sizes) == {"a": 400, "b": 100}
-    assert mix.amounts(config({"a": 1, "b": 0}), sizes) == {"a": 1000, "b": 0}
-    assert mix.amounts(config({"a": 1, "b": 1}, rows=10**6, epochs=2), sizes) == {"a": 2000, "b": 200}
-    warm = mix.amounts(config(["a", "b"], temperature=2.0, rows=110), sizes)
+    assert share.amounts(config(["a", "b"]), sizes) == {"a": 1000, "b": 100}
+    assert share.amounts(config({"a": 1, "b": 1}), sizes) == {"a": 100, "b": 100}
+    assert share.amounts(config({"a": 0.5, "b": 0.5}, epochs={"b": 4}), sizes) == {"a": 400, "b": 400}
+    assert share.amounts(config({"a": 3, "b": 1}, rows=200), sizes) == {"a": 150, "b": 50}
+    assert share.amounts(config({"a": 1, "b": 1}, rows=500), sizes) == {"a": 400, "b": 100}
+    assert share.amounts(config({"a": 1, "b": 0}), sizes) == {"a": 1000, "b": 0}
+    assert share.amounts(config({"a": 1, "b": 1}, rows=10**6, epochs=2), sizes) == {"a": 2000, "b": 200}
+    warm = share.amounts(config(["a", "b"], temperature=2.0, rows=110), sizes)
     assert warm["a"] / warm["b"] == pytest.approx(10**0.5) and sum(warm.values()) == pytest.approx(110)
-    assert mix.amounts(config(["a", "b"], temperature=1e-9), sizes) == {"a": 1000, "b": 0}
+    assert share.amounts(config(["a", "b"], temperature=1e-9), sizes) == {"a": 1000, "b": 0}
 
 
 @given(
@@ -81,10 +81,10 @@ def test_amounts():
 def test_budgets_are_met_as_far_as_repetition_allows(given, rows, epochs, temperature):
     weights = {str(i): weight for i, (weight, _) in enumerate(given)}
     sizes = {str(i): size for i, (_, size) in enumerate(given)}
-    found = mix.amounts(config(weights, rows=rows, epochs=epochs, temperature=temperature), sizes)
+    found = share.amounts(config(weights, rows=rows, epochs=epochs, temperature=temperature), sizes)
     assert sum(found.values()) == pytest.approx(min(rows, epochs * sum(sizes.values())))
     assert all(amount <= epochs * sizes[name] * (1 + 1e-9) for name, amount in found.items())
-    assert sum(mix.whole(found).values()) == round(sum(found.values()))
+    assert sum(share.whole(found).values()) == round(sum(found.values()))
 
 
 def test_shares_and_repetition_row_by_row(project):

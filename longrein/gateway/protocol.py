@@ -56,12 +56,12 @@ class Watch:
             self._timer = loop.call_later(1.0, self.look, loop)
 
     def make_room(self) -> None:
-        """Close the connection that can be missed most."""
-        for waiting in (self.head, self.idle, self.body):
-            for connection in waiting:
-                del waiting[connection]
-                connection.cut()
-                return
+        """Close the connection that has been waiting longest, never the one that just came."""
+        first = [next(iter(waiting.items())) for waiting in (self.head, self.idle, self.body, self.stalled) if waiting]
+        if first:
+            connection = min(first, key=lambda found: found[1])[0]
+            self.forget(connection)
+            connection.cut()
 
     def forget(self, connection: "Connection") -> None:
         for waiting in (self.head, self.body, self.idle, self.stalled):

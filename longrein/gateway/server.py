@@ -5,6 +5,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 
@@ -37,6 +39,7 @@ from longrein.gateway.snapshot import Snapshots, folder
 from longrein.gateway.tally import Tally
 
 APPLY_S = 5  # a loop that is ending applies nothing any more
+MOST_FILES = 1 << 16
 SHUTDOWN_S = 30  # what is under way at SIGTERM may take so long to finish
 log = logging.getLogger(__name__)
 
@@ -157,8 +160,8 @@ class Gateway:
 
         app = build(self.inference, self.door, self._more_routes(), lambda: self.watch.error, lifespan)
         return uvicorn.Config(
-            app, http=bounded(self.bounds), loop="auto", lifespan="on", ws="none", log_config=None, access_log=False,
-            backlog=2048, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S,
+            app, http=bounded(_affordable(self.bounds)), loop="auto", lifespan="on", ws="none", log_config=None,
+            access_log=False, backlog=2048, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S,
         )  # fmt: skip
 
     def _counted(self) -> contextlib.ExitStack:
@@ -267,6 +270,16 @@ def bind(host: str, port: int) -> socket.socket:
             "invalid", f"the server cannot listen on {host}: {error.strerror}", "try --host 127.0.0.1"
         ) from error
     return sock
+
+
+def _affordable(bounds: Bounds) -> Bounds:
+    """As many open files as the system lets us have, and connections in three of four: at the limit the kernel would
+    turn away whoever comes next, in place of whom the flood is made of."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return msgspec.structs.replace(bounds, connections=min(bounds.connections, files * 3 // 4))
 
 
 def _free_port(host: str, above: int) -> int:

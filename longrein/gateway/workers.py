@@ -118,12 +118,18 @@ class Workers:
             if all(b"s" in worker.look() for worker in list(self._workers)):
                 break
             time.sleep(LOOK_S)
-        try:
-            with urlopen(f"{self.url}/readyz", timeout=10) as answer:
-                found = json.load(answer)
-        except HTTPError as error:
-            found = json.load(error)
-        return {name: endpoint["state"] for name, endpoint in found["endpoints"].items()}
+        while True:
+            try:
+                with urlopen(f"{self.url}/readyz", timeout=10) as answer:
+                    found = json.load(answer)
+            except HTTPError as error:
+                found = json.load(error)
+            except OSError:  # under a flood from the first moment on, we are turned away as others are
+                if time.monotonic() > deadline:
+                    return {}
+                time.sleep(LOOK_S)
+                continue
+            return {name: endpoint["state"] for name, endpoint in found["endpoints"].items()}
 
     def reload(self) -> None:
         self._reload.set()

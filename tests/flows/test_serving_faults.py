@@ -403,13 +403,18 @@ def test_half_open_connections_and_clients_that_never_read(world: World) -> None
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {world.key}\r\n"
     asked = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
     begun = (b"", b"GET /healthz HT", head.encode(), asked[:-10], asked)
-    with serving(world, "prlimit", "--nofile=256:256") as server, contextlib.ExitStack() as stack:
+    with serving(world, "prlimit", "--nofile=128:256") as server, contextlib.ExitStack() as stack:
         load = Load(server, clients=8)
         with load.run(before=20, after=200):
             for i in range(900):
                 wire = stack.enter_context(socket.socket())
                 wire.connect(("127.0.0.1", server.port))
                 wire.sendall(begun[i % 5])
+            late = Load(server, clients=8)  # on connections of their own, behind all those
+            with late.run(before=100, after=0):
+                pass
+        late.check()
+        assert late.bad == []
         load.check(lost=load.clients)
         load.logged()
 

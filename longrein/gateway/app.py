@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from longrein.core.errors import Error
-from longrein.gateway import batches, feedback, management, openai, openapi
+from longrein.gateway import batches, feedback, management, openai, openapi, responses
 from longrein.gateway.auth import Door, is_loopback
 from longrein.gateway.inference import KINDS, Inference, new_id, retry_after
 from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges, limit_gauges
@@ -32,7 +32,7 @@ def build(
     answers = [Route(path, inference, methods=["POST"]) for path in KINDS]
     models = [Route("/v1/models", status.models), Route("/v1/models/{name}", status.model)]
     more = list(routes)
-    bodies = {**management.BODIES, **feedback.BODIES, **batches.BODIES}
+    bodies = {**management.BODIES, **feedback.BODIES, **batches.BODIES, **responses.BODIES}
     described = openapi.describe([*answers, *models, *more], bodies, {**management.QUERIES, **batches.QUERIES})
     app = Starlette(
         routes=[

@@ -66,7 +66,7 @@ KINDS = {
 
 def new_id(path: str) -> str:
     """An id that tells its time, in 12 hexadecimal digits before 12 random ones."""
-    prefix = KINDS[path].prefix if path in KINDS else "req-"
+    prefix = KINDS[path].prefix if path in KINDS else "resp_" if path == "/v1/responses" else "req-"
     return f"{prefix}{now_ms():012x}{secrets.token_hex(6)}"
 
 

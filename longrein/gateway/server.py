@@ -34,6 +34,7 @@ from longrein.gateway.metrics import Metrics
 from longrein.gateway.protocol import BOUNDS, Bounds, bounded
 from longrein.gateway.record import Recorder, policies
 from longrein.gateway.replicas import DRAIN_S, Fleet
+from longrein.gateway.responses import Responses
 from longrein.gateway.routing import Table, Target, Watch, report
 from longrein.gateway.snapshot import Snapshots, folder
 from longrein.gateway.tally import Tally
@@ -181,6 +182,7 @@ class Gateway:
             *self.door.guard(management, "admin"),
             *self.door.guard(said, "infer"),
             *self.door.guard(self.batches.routes(), "infer"),
+            *self.door.guard(Responses(self.inference).routes(), "infer"),
             *self.door.guard(mlflow.routes(self.ledger, self.store), "track"),
         ]
 

@@ -27,6 +27,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import tiny
 from mock_upstream import Asked, Mock, begin, break_mid_stream, by_turns, chunk, hang, raw, status, whole
 from mock_upstream import say as fixed
 from test_full_disk import fill
@@ -115,6 +116,7 @@ class Load:
     endpoints: tuple[str, ...] = ("support",)
     key: str = ""
     clients: int = 16
+    prompts: int = 0  # so many different ones; 0: each is another
     answers: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -152,7 +154,8 @@ class Load:
         reader = writer = None
         while not self._end:
             number = next(self._numbers)
-            prompt, endpoint = f"number {number} 号", self.endpoints[number % len(self.endpoints)]
+            prompt = f"number {number % self.prompts if self.prompts else number} 号"
+            endpoint = self.endpoints[number % len(self.endpoints)]
             answer = Answer(prompt)
             try:
                 if writer is None or reader is None:
@@ -204,7 +207,9 @@ async def ask(
     """One request on a connection. Errors: those of a connection that breaks."""
     messages = [{"role": "user", "content": answer.prompt}]
     wish = {"stream_options": {"include_usage": True}} if stream else {}
-    body = json.dumps({"model": model, "messages": messages, "stream": stream, "max_tokens": 50, **wish}).encode()
+    body = json.dumps(
+        {"model": model, "messages": messages, "stream": stream, "max_tokens": 50, "temperature": 0, **wish}
+    ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -395,6 +400,53 @@ def test_what_an_upstream_says_of_tokens_neither_refills_a_budget_nor_stops_the_
     load.check(told=(429, 401))  # 401 until the workers have heard of the key
     load.logged()
     upstream.script = word_by_word
+
+
+def test_what_is_too_large_or_no_http_is_refused_and_others_are_served(server: Server) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.world.key}\r\n".encode()
+    chunks = b"".join(b"%x\r\n%b\r\n" % (1 << 20, b" " * (1 << 20)) for _ in range(9)) + b"0\r\n\r\n"
+    wrong = {
+        head + b"X-Long: " + b"y" * (80 << 10): 431,
+        head + b"".join(b"X-%d: y\r\n" % i for i in range(20_000)): 431,
+        head + b"Content-Length: %d\r\n\r\n" % (9 << 20) + b" " * (9 << 20): 413,
+        head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks: 413,
+        head + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n{}\n": 400,
+        head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n": 400,
+        head + b"Content-Length: -1\r\n\r\n": 400,
+        head + b"Content-Length: 4\r\n\r\n\xff{}\0": 400,
+        b"GET /\xff\xfe%zz HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+        b"GET http://[/ HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03": 400,  # TLS
+        os.urandom(4096): 400,
+    }
+    load = Load(server)
+    with load.run():
+        for data, status in wrong.items():
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30) as wire:
+                with contextlib.suppress(OSError):  # it may have closed before all of it was sent
+                    wire.sendall(data)
+                assert wire.recv(4096).startswith(b"HTTP/1.1 %d" % status), data[:200]
+    load.check()
+    assert load.bad == []
+    load.logged()
+
+
+def test_the_torch_engine_is_killed(world: World, tmp_path: Path) -> None:
+    """What a model says is the same before, under load, and after."""
+    model = tiny.make(tmp_path / "tiny")
+    world.promote(world.release("tiny", model, engine="torch", threads=1), engine="torch")
+    with serving(world) as server:
+        calm, load = Load(server, ("tiny",), clients=1, prompts=4), Load(server, ("tiny",), clients=8, prompts=4)
+        with calm.run(before=8, after=0):
+            pass
+        said = {a.prompt: a.text for a in calm.good}
+        with load.run(before=20, after=20):
+            (engine,) = server.engines("tiny")
+            os.kill(engine, signal.SIGKILL)
+            until(lambda: server.engines("tiny") not in ([], [engine]))
+        assert len(said) == 4 and {(a.prompt, a.text) for a in load.good} == set(said.items())
+        assert {a.status for a in load.bad} <= {200, 503} and all(a.error.startswith("{") for a in load.bad)
+        load.logged()
 
 
 def test_half_open_connections_and_clients_that_never_read(world: World) -> None:

@@ -38,7 +38,7 @@ class Chat:
             if not str(message["role"]).isidentifier():
                 hint = "system, user and assistant are what most templates know"
                 raise Error("invalid", f"{message['role']!r} is not a role", hint, param="messages")
-        return [self._quote(message) for message in messages]
+        return [self.quoted(message) for message in messages]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of rendered texts, or of parts of them."""
@@ -46,12 +46,13 @@ class Chat:
         plain = iter(self.tokenizer.encode_batch_fast([t for t in texts if MARK not in t], add_special_tokens=False))
         return [self._encode(text) if MARK in text else next(plain).ids for text in texts]
 
-    def _quote(self, value: Any) -> Any:
+    def quoted(self, value: Any) -> Any:
+        """Any JSON, safe to render."""
         if isinstance(value, str):
             return self.pattern.sub(lambda found: f"{MARK}{self.special.index(found[0])}{MARK}", value)
         if isinstance(value, dict):
-            return {self._quote(key): self._quote(item) for key, item in value.items()}
-        return [self._quote(item) for item in value] if isinstance(value, list) else value
+            return {self.quoted(key): self.quoted(item) for key, item in value.items()}
+        return [self.quoted(item) for item in value] if isinstance(value, list) else value
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []

@@ -69,7 +69,7 @@ class Answer:
         choices = [
             {
                 "index": i,
-                **self.said(choice.text),
+                **self.said(i, choice.text),
                 "logprobs": self.logprobs(choice.logprobs, 0),
                 "finish_reason": choice.finish_reason,
             }
@@ -98,7 +98,7 @@ class Answer:
             return DONE
         return _sse({**self._head(self.chunk_object), "choices": [], "usage": self.usage()}) + DONE
 
-    def said(self, text: str) -> dict[str, Any]:
+    def said(self, index: int, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def piece(self, text: str | None) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Completion(Answer):
     def opening(self) -> bytes:
         return b""
 
-    def said(self, text: str) -> dict[str, Any]:
+    def said(self, index: int, text: str) -> dict[str, Any]:
         return {"text": text}
 
     def piece(self, text: str | None) -> dict[str, Any]:

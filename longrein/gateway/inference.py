@@ -31,6 +31,7 @@ from longrein.gateway.relay import Relay, Write
 from longrein.gateway.replicas import Fleet, Replica
 from longrein.gateway.routing import Table
 from longrein.gateway.shadow import Shadow
+from longrein.gateway.tools import ToolAnswer
 from longrein.gateway.upstream import Upstream
 from longrein.models.experiment import assign
 
@@ -266,9 +267,8 @@ class Inference:
         count = len(ask.requests)
         _admit(replica, count)
         keep = keep or not ask.stream
-        answer = call.kind.answer(
-            id, ask.model, replica.target.digest, ask.n, count, keep, ask.include_usage, body=ask.body
-        )
+        shape = ToolAnswer if ask.requests[0].tools else call.kind.answer
+        answer = shape(id, ask.model, replica.target.digest, ask.n, count, keep, ask.include_usage, body=ask.body)
         with replica.lease(count):
             async with aclosing(_events(replica, ask, exchange.priority)) as events:
                 yield Local(answer, events)
@@ -490,6 +490,9 @@ def _admit(replica: Replica, count: int) -> None:
 
 def _check(ask: openai.Ask, replica: Replica) -> None:
     """What an engine does not say that it can do would be overlooked."""
+    if ask.requests[0].tools and not replica.engine.info.get("tools"):
+        hint = "leave them out, or serve a model whose chat template knows tools"
+        raise Error("invalid", "this endpoint's model takes no tools", hint, param="tools")
     if ask.requests[0].embed and not replica.engine.info.get("embed"):
         raise Error("invalid", "this engine makes no embeddings", "", param="model")
     if ask.requests[0].json_schema is not None and not replica.engine.info.get("json_schema"):

@@ -26,7 +26,7 @@ IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
 )  # fmt: skip
 LATER: dict[str, tuple[Any, ...]] = {  # not supported yet, and the values that ask for nothing
-    "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "functions": ([],),
+    "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],), "audio": (), "prediction": (), "reasoning_effort": (), "verbosity": (),
     "web_search_options": (), "best_of": (1,),
@@ -45,16 +45,65 @@ class Part(msgspec.Struct, forbid_unknown_fields=True):
     text: str
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
-    name: str | None = None
+class Function(msgspec.Struct, kw_only=True):
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: str = ""
+    parameters: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object", "properties": {}})
+
+
+class Tool(msgspec.Struct):
+    type: Literal["function"]
+    function: Function
+
+
+class Called(msgspec.Struct):
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(msgspec.Struct):
+    function: Called
+    id: str = ""
+    type: Literal["function"] = "function"
 
     def plain(self) -> dict[str, Any]:
+        """Templates write arguments by themselves."""
+        try:
+            arguments = msgspec.json.decode(self.function.arguments)
+        except (msgspec.DecodeError, RecursionError):
+            arguments = self.function.arguments
+        return {"id": self.id, "type": self.type, "function": {"name": self.function.name, "arguments": arguments}}
+
+
+class ForcedName(msgspec.Struct):
+    name: str
+
+
+class Forced(msgspec.Struct):
+    """A tool that must be called."""
+
+    type: Literal["function"]
+    function: ForcedName
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
+
+    def plain(self, index: int) -> dict[str, Any]:
         """As chat templates know it."""
+        if self.content is None and not self.tool_calls:
+            raise _invalid(f"messages[{index}]", f"messages[{index}] has no content", "send a text")
         role = "system" if self.role == "developer" else self.role
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": role, "content": text}
+        parts = self.content or ""
+        message: dict[str, Any] = {"role": role}
+        message["content"] = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        if self.tool_calls:
+            message["tool_calls"] = [call.plain() for call in self.tool_calls]
+        return message | ({"name": self.name} if self.role == "tool" and self.name else {})
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -107,9 +156,37 @@ class ChatBody(_Body, kw_only=True):
     max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=128)] = []
+    tool_choice: Literal["none", "auto", "required"] | Forced = "auto"
+    parallel_tool_calls: bool = True
 
     def prompts(self) -> list[dict[str, Any]]:
-        return [{"messages": [message.plain() for message in self.messages]}]
+        return [{"messages": [message.plain(i) for i, message in enumerate(self.messages)]}]
+
+    @property
+    def forced(self) -> list[Tool] | None:
+        """The tools of which one must be called."""
+        if self.tool_choice in ("none", "auto"):
+            return None
+        wanted = self.tool_choice.function.name if isinstance(self.tool_choice, Forced) else None
+        found = [tool for tool in self.tools if wanted in (None, tool.function.name)]
+        if not found:
+            raise _invalid("tool_choice", "tool_choice names no tool of this request", "send it in tools")
+        return found
+
+    def calling(self) -> dict[str, Any]:
+        """What makes the engine know the tools, and call one where it must."""
+        forced = self.forced
+        if not self.tools or self.tool_choice == "none":
+            return {}
+        given: dict[str, Any] = {"tools": msgspec.to_builtins(self.tools)}
+        if forced:
+            if self.constraint():
+                raise _invalid(
+                    "response_format", "response_format and a tool that must be called exclude each other", ""
+                )
+            given["json_schema"] = _one_of([tool.function for tool in forced])
+        return given
 
     def shared(self) -> dict[str, Any]:
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
@@ -118,7 +195,7 @@ class ChatBody(_Body, kw_only=True):
         if self.top_logprobs is not None and not self.logprobs:
             raise _invalid("top_logprobs", "top_logprobs needs logprobs", "add  logprobs: true")
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return {"max_tokens": next(iter(limits), None), "logprobs": logprobs, **self.constraint()}
+        return {"max_tokens": next(iter(limits), None), "logprobs": logprobs, **self.constraint(), **self.calling()}
 
 
 class CompletionBody(_Body, kw_only=True):
@@ -131,6 +208,23 @@ class CompletionBody(_Body, kw_only=True):
 
     def shared(self) -> dict[str, Any]:
         return {"max_tokens": self.max_tokens, "logprobs": self.logprobs, **self.constraint()}
+
+
+def _one_of(functions: list[Function]) -> dict[str, Any]:
+    """The JSON schema of a call of one of them. Definitions that parameters refer to move to its root."""
+    schema: dict[str, Any] = {"anyOf": []}
+    for function in functions:
+        parameters = dict(function.parameters)
+        for name in ("$defs", "definitions"):
+            moved = parameters.pop(name, {})
+            known = schema.setdefault(name, {})
+            if any(known.get(key, value) != value for key, value in moved.items()):
+                raise _invalid("tools", f"tools define different things by one name in {name}", "name them differently")
+            known |= moved
+        properties = {"name": {"const": function.name}, "arguments": parameters}
+        call = {"type": "object", "properties": properties, "required": ["name", "arguments"]}
+        schema["anyOf"].append(call | {"additionalProperties": False})
+    return schema
 
 
 def texts_or_tokens(name: str, given: str | list[Any]) -> list[dict[str, Any]]:

@@ -79,6 +79,7 @@ class Torch:
             "device": str(device),
             "chat": self.text.template is not None,
             "json_schema": True,
+            "tools": self.text.knows_tools,
             "embed": type(self.model) is Model,
         }
 

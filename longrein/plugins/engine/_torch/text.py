@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import meta
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
@@ -38,6 +39,7 @@ class Text:
         self.special = _special_tokens(config)
         source = _chat_template(folder, config)
         self.template = _compile(source) if source else None
+        self.knows_tools = source is not None and "tools" in meta.find_undeclared_variables(_sandbox().parse(source))
 
     def encode(self, request: Request, context: int) -> list[int]:
         """The prompt's token ids. Errors: `invalid`, also for a text so long that it is not worth splitting."""
@@ -45,12 +47,12 @@ class Text:
             raise Error("invalid", "a request has either messages or a prompt", param="messages")
         if isinstance(request.prompt, list):
             return request.prompt
-        text = self.render(request.messages or []) if request.prompt is None else request.prompt
+        text = self.render(request.messages or [], request.tools) if request.prompt is None else request.prompt
         if len(text) > context * self.longest_token:
             raise too_long(context, f"{len(text)} characters", "messages" if request.prompt is None else "prompt")
         return self.chat.encode([text])[0] if request.prompt is None else self.tokenizer.encode(text).ids
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
         """The quoted messages through the template: a text for `chat.encode`."""
         if self.template is None:
             hint = "send a prompt to /v1/completions, or train with chat-formatted data"
@@ -59,7 +61,9 @@ class Text:
             raise Error("invalid", "messages is empty", "send at least one message", param="messages")
         flat = self.chat.quote([_flatten(message) for message in messages])
         try:
-            return self.template.render(messages=flat, tools=None, add_generation_prompt=True, **self.special)
+            return self.template.render(
+                messages=flat, tools=self.chat.quoted(tools), add_generation_prompt=True, **self.special
+            )
         except (
             jinja2.TemplateError,
             TypeError,
@@ -177,16 +181,20 @@ class _Generation(Extension):
 
 
 def _compile(source: str) -> jinja2.Template:
-    """Sandboxed and with the names that transformers gives to templates."""
+    try:
+        return _sandbox().from_string(source)
+    except jinja2.TemplateError as error:
+        raise Error("corrupt", f"the model's chat template does not parse: {error}") from None
+
+
+def _sandbox() -> ImmutableSandboxedEnvironment:
+    """With the names that transformers gives to templates."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
     environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise Error("corrupt", f"the model's chat template does not parse: {error}") from None
+    return environment
 
 
 def _raise(message: str) -> NoReturn:

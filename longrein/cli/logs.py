@@ -94,8 +94,9 @@ def find(workspace: "Workspace", what: str) -> Path:
     if ":" in what:
         recent = workspace.ledger.runs.recent(limit=1000)
         kind, _, name = what.partition("@")[0].partition(":")
-        made_by = {"dataset": "data.ingest", "model": "models.train", "report": "models.evaluate"}.get(kind, "")
-        run = next((r for r in recent if r.capability == made_by and r.name == name), None)
+        datasets = ("data.ingest", "data.mix")
+        made_by = {"dataset": datasets, "model": ("models.train",), "report": ("models.evaluate",)}.get(kind, ())
+        run = next((r for r in recent if r.capability in made_by and r.name == name), None)
         if run is None:
             raise Error("not_found", f"no run of {what} is known", "longrein ls runs")
     else:

@@ -182,8 +182,12 @@ def whole() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda b: b.page)
-def test_lifecycle_files_are_valid(block: Block, tmp_path: Path) -> None:
+def test_lifecycle_files_are_valid(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     value = yaml.safe_load(block.text)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".longrein").mkdir()
+    (tmp_path / ".longrein" / "pii.key").write_text("0f" * 32)
+    (tmp_path / ".longrein" / "pii.key").chmod(0o600)
     file = tmp_path / "longrein.yaml"
     if "project" in value:
         file.write_text(block.text, "utf-8")

@@ -94,12 +94,8 @@ class Torch:
             self.embeddings.submit(request, prompt)
             return
         limit = min(request.max_tokens or self.context, self.context - len(prompt))
-        vocabulary = self.model.architecture.vocab_size
-        if not all(token < vocabulary for token in request.logit_bias):
-            raise Error("invalid", "logit_bias has token ids that are not in the vocabulary", param="logit_bias")
-        chosen = choice(request, prompt, sorted(self.eos), vocabulary, self.model.device)
-        if request.json_schema is not None:
-            chosen.constraint = self.grammars.constraint(request.json_schema)
+        chosen = choice(request, prompt, sorted(self.eos), self.model.architecture.vocab_size, self.model.device)
+        chosen.constraint = self.grammars.constraint(request.json_schema)
         stream = Stream(self.text.tokenizer, request.stop)
         self._wait(Sequence(request, prompt, limit, chosen, stream, now, next(self.numbers)))
         self.counts["tokens_in_total"] += len(prompt)
@@ -233,7 +229,7 @@ class Torch:
         for sequence, token, row, ok in zip(sequences, tokens, logits, sound, strict=True):
             if not sequence.ids:
                 sequence.first_s = now - sequence.submitted
-            event = self._advance(sequence, token, row) if ok else _broken(sequence)
+            event = self._advance(sequence, token, row) if ok else sequence.broken()
             if event.error is not None or event.finish_reason:
                 self._free(sequence, keep=ok)
             events.append(event)
@@ -292,12 +288,6 @@ class Torch:
         tokens = self.counts["tokens_out_total"] / max(self.counts["requests_total"], 1)
         rounds = self.pending() / self.config.max_batch
         return max(1, math.ceil(tokens * rounds * self.step_s))
-
-
-def _broken(sequence: Sequence) -> Event:
-    message = "the model's output for this request is not a number"
-    hint = "try dtype: float32, or look whether the model's training diverged"
-    return Event(sequence.request.id, error=Error("failed", message, hint).as_dict())
 
 
 plugin = Torch

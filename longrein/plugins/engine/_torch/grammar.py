@@ -31,9 +31,11 @@ class Grammars:
         self._tokenizer: Any = None
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
 
-    def constraint(self, schema: dict[str, Any]) -> "Schema":
-        """Errors: `invalid` for a schema that is none, that nothing fulfils, that is too large or says too much;
+    def constraint(self, schema: dict[str, Any] | None) -> "Schema | None":
+        """None for no schema. Errors: `invalid` for a schema that is none, that nothing fulfils, that is too large or says too much;
         `missing_package`."""
+        if schema is None:
+            return None
         text = json.dumps(schema)
         if (found := self._compiled.pop(text, None)) is None:
             found = self._compile(schema, text)

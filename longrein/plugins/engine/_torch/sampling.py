@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from longrein.core.errors import Error
 from longrein.core.generation import Request
 
 Tensor = torch.Tensor
@@ -58,6 +59,7 @@ class Choice:
 
 
 def choice(request: Request, prompt: list[int], eos: list[int], vocabulary: int, device: torch.device) -> Choice:
+    """Errors: `invalid` for a bias of tokens that there are not."""
     seen = counts = None
     if (request.repetition_penalty, request.presence_penalty, request.frequency_penalty) != (1.0, 0.0, 0.0):
         seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
@@ -66,6 +68,8 @@ def choice(request: Request, prompt: list[int], eos: list[int], vocabulary: int,
     ends = torch.tensor(eos, device=device) if request.min_tokens and eos else None
     chosen = Choice(request, random.Random(request.seed), seen, counts, ends)
     if request.logit_bias:
+        if max(request.logit_bias) >= vocabulary:
+            raise Error("invalid", "logit_bias has token ids that are not in the vocabulary", param="logit_bias")
         ids = torch.tensor(list(request.logit_bias), device=device)
         chosen.bias = ids, torch.tensor(list(request.logit_bias.values()), dtype=torch.float, device=device)
     return chosen

@@ -32,8 +32,8 @@ class Grammars:
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
 
     def constraint(self, schema: dict[str, Any] | None) -> "Schema | None":
-        """None for no schema. Errors: `invalid` for a schema that is none, that nothing fulfils, that is too large or says too much;
-        `missing_package`."""
+        """None where none is asked for. Errors: `invalid` for a schema that cannot be kept, that nothing fulfils, or
+        that is too large; `missing_package`."""
         if schema is None:
             return None
         text = json.dumps(schema)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from longrein.core.errors import Error
 from longrein.core.generation import Event, Request, Usage
 from longrein.plugins.engine._torch.model import Span
 from longrein.plugins.engine._torch.sampling import Choice
@@ -68,6 +69,12 @@ class Sequence:
             if event.stop is None:
                 event.text += self.stream.finish()
         return event
+
+    def broken(self) -> Event:
+        """Its logits are not numbers."""
+        message = "the model's output for this request is not a number"
+        hint = "try dtype: float32, or look whether the model's training diverged"
+        return Event(self.request.id, error=Error("failed", message, hint).as_dict())
 
     def usage(self) -> Usage:
         return Usage(

@@ -37,9 +37,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from longrein.core.errors import Error
-from longrein.core.generation import Limits, Slo, Work
-from longrein.gateway.engine import EngineProcess, Request
+from longrein.core.errors import Error  # noqa: E402
+from longrein.core.generation import Limits, Slo, Work  # noqa: E402
+from longrein.gateway.engine import EngineProcess, Request  # noqa: E402
 
 LEVELS = 0.3, 1.0, 1.5, 2.5  # offered rate over capacity
 CAPS = 8, 16, 24, 32, 48

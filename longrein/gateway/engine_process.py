@@ -38,9 +38,9 @@ def main(fd: int, path: Path | None = None) -> int:
         try:
             engine = _load(**msgspec.msgpack.decode(body))
         except BaseException as error:  # noqa: BLE001 - the edge of the process: the owner is told
-            hub.send("failed", as_error(error).as_dict())
             if not isinstance(error, Error):
-                traceback.print_exc()
+                traceback.print_exc()  # first: who is told may end this process
+            hub.send("failed", as_error(error).as_dict())
             return 1
         server = _Server(hub, engine)
         server.welcome(msgspec.msgpack.decode(body)["peer"])

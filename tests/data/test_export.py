@@ -151,7 +151,7 @@ def test_without_forgeries_the_very_ids_of_apply_chat_template(project, pairs, t
 def test_rows_that_do_not_serve_are_counted(project, plain, talks, folder, tmp_path):
     told = write(project, plain, tmp_path / "a", "sft")
     assert told["counts"]["train"] == {"no_answer": 51} and table(tmp_path / "a", "train") == []
-    told = write(project, talks, tmp_path / "b", "sft", tokenizer=folder, seq=40)
+    told = write(project, talks, tmp_path / "b", "sft", tokenizer=folder, seq=64)
     counts = told["counts"]["train"]
     assert counts["too_long"] > 0 and counts["rows"] == len(table(tmp_path / "b", "train"))
     with pytest.raises(Error, match="no rejected answers"):

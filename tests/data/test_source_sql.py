@@ -57,6 +57,8 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("SHOP_PASSWORD", "p@ss/word:1%")
         made = Shop(url, url.replace("lr@", "${SHOP_USER}:${SHOP_PASSWORD}@"), tmp_path)
     yield made
+    for table in ("tickets", "kinds", "big"):  # the server is the whole session's
+        made.do(f"DROP TABLE IF EXISTS {table}")
     made.engine.dispose()
 
 

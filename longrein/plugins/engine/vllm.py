@@ -230,7 +230,7 @@ def _told(top: dict[str, float | None]) -> list[tuple[str, float]]:
 def _body(request: Request, prompt: list[int], context: int) -> dict[str, Any]:
     """What vLLM's /v1/completions takes; names are its own where OpenAI has none."""
     fields = msgspec.structs.asdict(request)
-    for ours in ("id", "messages", "prompt", "tools"):  # tools are in the prompt
+    for ours in ("id", "messages", "prompt", "tools", "embed"):  # tools are in the prompt; it makes no vectors
         fields.pop(ours, None)
     if schema := fields.pop("json_schema", None):
         fields["structured_outputs"] = {"json": schema}

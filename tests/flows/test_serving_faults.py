@@ -90,7 +90,7 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        assert self.process.wait(40) in (0, -15)  # -15: seen once, why is not known yet
+        assert self.process.wait(40) == 0
         until(lambda: self.engines() == [])
         assert "Traceback" not in self.said(), self.said()
 

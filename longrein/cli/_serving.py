@@ -27,13 +27,14 @@ ANSWER_S = 300.0
 @contextlib.contextmanager
 def started(
     workspace: "Workspace", host: str = "127.0.0.1", port: int = 0, *, noted: bool = True, workers: int = 1,
-    moved: "Callable[[Rollout], None]" = lambda _: None,
+    watch: bool = False, moved: "Callable[[Rollout], None]" = lambda _: None,
 ) -> "Iterator[Gateway | Workers]":  # fmt: skip
     """The gateway, and what drives rollouts, in threads of this process, until the block ends.
 
-    noted: leave word of it in .longrein, for `running`. workers: more than one are processes of their own. moved: told
-    of each rollout that moves. Errors: `conflict` when the port is taken.
+    noted: leave word of it in .longrein, for `running`. workers: more than one are processes of their own. watch: start
+    an observer too. moved: told of each rollout that moves. Errors: `conflict` when the port is taken.
     """
+    from longrein.control.observer import Child
     from longrein.control.rollout import Driver
 
     gateway: Gateway | Workers
@@ -44,12 +45,16 @@ def started(
         signal.signal(signal.SIGHUP, lambda *_: several.reload())
     note = workspace.home / NOTE
     driver = Driver(workspace.ledger, actor=workspace.actor, moved=moved)
+    observer = None
     try:
         gateway.start()
         if noted:
             note.write_text(json.dumps({"url": gateway.url, "pid": os.getpid()}), "utf-8")
+        observer = Child(workspace.file) if watch else None
         yield gateway
     finally:
+        if observer:
+            observer.close()
         with contextlib.suppress(OSError, ValueError, KeyError):
             if json.loads(note.read_text("utf-8"))["pid"] == os.getpid():
                 note.unlink()
@@ -60,6 +65,8 @@ def started(
 workers = click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes that answer, on one port."
 )
+
+watch = click.option("--watch/--no-watch", default=True, help="Alerts, drift and rules, in a process beside.")
 
 
 def work(workspace: "Workspace", host: str, fds: str) -> None:

@@ -10,16 +10,17 @@ from longrein.cli.main import Session
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @_serving.workers
+@_serving.watch
 @click.option("--worker", default="", hidden=True, help="SOCKET,PIPE: be one of several, as their parent says.")
 @click.pass_obj
-def command(session: Session, host: str, port: int, workers: int, worker: str) -> None:
+def command(session: Session, host: str, port: int, workers: int, watch: bool, worker: str) -> None:
     workspace = session.workspace
     if worker:
         _serving.work(workspace, host, worker)
         return
     with (
         _serving.until_signal() as asked,
-        _serving.started(workspace, host, port, workers=workers, moved=_serving.tell(session)) as gateway,
+        _serving.started(workspace, host, port, workers=workers, watch=watch, moved=_serving.tell(session)) as gateway,
     ):
         _serving.announce(session, workspace, gateway)
         _serving.states(session, gateway)

@@ -18,13 +18,15 @@ EVERY_S = 2.0
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @_serving.workers
+@_serving.watch
 @click.pass_obj
-def command(session: Session, host: str, port: int, workers: int) -> None:
+def command(session: Session, host: str, port: int, workers: int, watch: bool) -> None:
     from longrein.control.watch import Watch
 
     workspace = session.workspace
     workspace.spec  # noqa: B018 - a broken file ends it here, before anything starts
-    with _serving.started(workspace, host, port, workers=workers, moved=_serving.tell(session)) as gateway:
+    moved = _serving.tell(session)
+    with _serving.started(workspace, host, port, workers=workers, watch=watch, moved=moved) as gateway:
         _serving.announce(session, workspace, gateway)
         changes = Watch(workspace.ledger, workspace.file)
         told = apply(session, workspace, "", retry=True)

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -118,18 +119,9 @@ class Workers:
             if all(b"s" in worker.look() for worker in list(self._workers)):
                 break
             time.sleep(LOOK_S)
-        while True:
-            try:
-                with urlopen(f"{self.url}/readyz", timeout=10) as answer:
-                    found = json.load(answer)
-            except HTTPError as error:
-                found = json.load(error)
-            except OSError:  # under a flood from the first moment on, we are turned away as others are
-                if time.monotonic() > deadline:
-                    return {}
-                time.sleep(LOOK_S)
-                continue
-            return {name: endpoint["state"] for name, endpoint in found["endpoints"].items()}
+        while (found := _endpoints(self.url)) is None and time.monotonic() < deadline:
+            time.sleep(LOOK_S)  # under a flood from the first moment on, we are turned away as others are
+        return found or {}
 
     def reload(self) -> None:
         self._reload.set()
@@ -189,6 +181,19 @@ def serve(gateway: Any, pipe: int) -> None:
         end.wait()
     finally:
         gateway.stop()
+
+
+def _endpoints(url: str) -> dict[str, str] | None:
+    """{endpoint: state} as /readyz tells it, whatever its status; None where it tells nothing."""
+    try:
+        try:
+            answer = urlopen(f"{url}/readyz", timeout=10)
+        except HTTPError as error:
+            answer = error
+        with answer:
+            return {name: endpoint["state"] for name, endpoint in json.load(answer)["endpoints"].items()}
+    except (OSError, HTTPException, ValueError, KeyError):
+        return None
 
 
 def _end(workers: Iterable[_Worker]) -> None:

@@ -216,7 +216,9 @@ def test_by_the_command_line(world):
             return httpx.post(f"{url}/v1/chat/completions", headers=headers, json=body).json()
 
         def children():
-            found = subprocess.run(["pgrep", "-P", str(parent.pid)], capture_output=True, text=True).stdout
+            found = subprocess.run(
+                ["pgrep", "-P", str(parent.pid), "-f", "--", "--worker"], capture_output=True, text=True
+            ).stdout
             return set(found.split())
 
         assert ask()["choices"][0]["message"]["content"] == "v1 hi"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from longrein.core.ledger.alerts import Alert, Alerts
 from longrein.core.ledger.aliases import Aliases, Verdict
 from longrein.core.ledger.assets import Asset, Assets, Edge, Lineage
 from longrein.core.ledger.database import Database, now_ms
@@ -15,6 +16,7 @@ from longrein.core.ledger.traffic import Block, Traffic
 from longrein.core.ledger.work import Claim, Item, Work
 
 __all__ = [
+    "Alert",
     "ApiKey",
     "Asset",
     "Block",
@@ -45,6 +47,7 @@ class Ledger:
         self.keys = Keys(self.db, self.events)
         self.feedback = Feedback(self.db)
         self.traffic = Traffic(self.db)
+        self.alerts = Alerts(self.db, self.events)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -341,3 +341,20 @@ traffic = sa.Table(
     sa.Index("ix_traffic_length_ms_start_ms", "length_ms", "start_ms"),
     sqlite_with_rowid=False,
 )
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    _column("id", Id, primary_key=True, autoincrement=True),
+    _column("kind", Key),
+    _column("subject", Key),
+    _column("name", Key),
+    _column("firing", Key, unique=True, nullable=True),  # the three together while it fires; NULL once it is over
+    _column("severity", sa.String),
+    _column("summary", sa.Text),
+    _column("evidence", sa.JSON),
+    _column("since_ms", sa.BigInteger),
+    _column("fired_ms", sa.BigInteger),
+    _column("updated_ms", sa.BigInteger),
+    _column("resolved_ms", sa.BigInteger, nullable=True),
+    sa.Index("ix_alerts_subject_id", "subject", "id"),
+)

@@ -14,6 +14,24 @@ Key = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 
 def upgrade() -> None:
     op.create_table(
+        "alerts",
+        sa.Column("id", Id, autoincrement=True, nullable=False),
+        sa.Column("kind", Key, nullable=False),
+        sa.Column("subject", Key, nullable=False),
+        sa.Column("name", Key, nullable=False),
+        sa.Column("firing", Key, nullable=True),
+        sa.Column("severity", sa.String(), nullable=False),
+        sa.Column("summary", sa.Text(), nullable=False),
+        sa.Column("evidence", sa.JSON(), nullable=False),
+        sa.Column("since_ms", sa.BigInteger(), nullable=False),
+        sa.Column("fired_ms", sa.BigInteger(), nullable=False),
+        sa.Column("updated_ms", sa.BigInteger(), nullable=False),
+        sa.Column("resolved_ms", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
+        sa.UniqueConstraint("firing", name=op.f("uq_alerts_firing")),
+    )
+    op.create_index("ix_alerts_subject_id", "alerts", ["subject", "id"], unique=False)
+    op.create_table(
         "aliases",
         sa.Column("kind", Key, nullable=False),
         sa.Column("name", Key, nullable=False),

@@ -12,7 +12,6 @@ import queue
 import select
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from typing import Any
 import msgspec
 
 from longrein.core.generation import Event
+from longrein.core.unix import short
 from longrein.gateway.frame import frame, frames
 
 LINGER_S = 5.0
@@ -129,7 +129,7 @@ def attach(folder: Path, task: Mapping[str, Any], spawn: Callable[[socket.socket
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(msgspec.json.encode(task, order="sorted")).hexdigest()[:16]
     path = folder / f"engine-{digest}"
-    with _short(path) as name, _locked(path):
+    with short(path) as name, _locked(path):
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(name)
@@ -149,16 +149,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.with_suffix(".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """A name for a socket's path, which may have about a hundred bytes."""
-    if len(os.fsencode(path)) < 100 or not sys.platform.startswith("linux"):
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

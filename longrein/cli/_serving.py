@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NOTE = "gateway.json"  # in .longrein: where this project's gateway listens
 ANSWER_S = 300.0
+CHECK_S = 1.0
 
 
 @contextlib.contextmanager
@@ -109,9 +110,9 @@ def announce(session: "Session", workspace: "Workspace", gateway: "Gateway | Wor
     session.say(f"  MLflow clients: MLFLOW_TRACKING_URI={gateway.url} and the key as MLFLOW_TRACKING_TOKEN")
 
 
-def states(session: "Session", gateway: "Gateway | Workers") -> None:
-    """Say which endpoints answer, once their engines have started."""
-    for name, state in gateway.settled().items():
+def states(session: "Session", gateway: "Gateway | Workers", asked: threading.Event | None = None) -> None:
+    """Say which endpoints answer, once their engines have started; nothing more once it is asked to end."""
+    for name, state in gateway.settled(stop=asked).items():
         told = {"serving": "answers", "empty": "has no release yet: longrein apply"}.get(state, state)
         session.say(f"endpoint {name} {told}")
 

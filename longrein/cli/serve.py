@@ -23,6 +23,7 @@ def command(session: Session, host: str, port: int, workers: int, watch: bool, w
         _serving.started(workspace, host, port, workers=workers, watch=watch, moved=_serving.tell(session)) as gateway,
     ):
         _serving.announce(session, workspace, gateway)
-        _serving.states(session, gateway)
-        asked.wait()
+        _serving.states(session, gateway, asked)
+        while not asked.wait(_serving.CHECK_S):
+            gateway.check()
         session.say("stopping")

@@ -35,6 +35,7 @@ def command(session: Session, host: str, port: int, workers: int, watch: bool) -
         session.say(f"watching {workspace.file.name}, its sources and the ledger; Ctrl-C stops")
         with _serving.until_signal() as asked:
             while not asked.wait(EVERY_S):
+                gateway.check()
                 if changes.moved():
                     told = apply(session, workspace, told, retry=False)
         session.say("stopping")

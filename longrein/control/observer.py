@@ -135,10 +135,15 @@ class Child:
         wait_s = first
         while not self._stopping.is_set():
             born = time.monotonic()
-            child = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                env={**os.environ, "LONGREIN_PARENT": str(os.getpid())},
-            )  # fmt: skip
+            try:
+                child = subprocess.Popen(
+                    self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    env={**os.environ, "LONGREIN_PARENT": str(os.getpid())},
+                )  # fmt: skip
+            except OSError as error:  # no more processes or memory for now
+                log.error("the observer cannot be started: %s", error)
+                self._stopping.wait(most)
+                continue
             while child.poll() is None and not self._stopping.wait(0.1):
                 pass
             if self._stopping.is_set():

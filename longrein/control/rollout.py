@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import msgspec
-from sqlalchemy.exc import SQLAlchemyError
 
 from longrein.core.errors import Error
 from longrein.core.evidence import Counts, Histogram
@@ -129,7 +128,7 @@ class Driver:
                 for rollout in drive(self.ledger, actor=self.actor):
                     self.moved(rollout)
                 failing = False
-            except (Error, SQLAlchemyError) as error:
+            except Exception as error:  # noqa: BLE001 - this thread must not end: what it stumbles over may pass
                 if not failing:
                     log.warning("rollouts stand still: %s", error)
                 failing = True

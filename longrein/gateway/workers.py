@@ -28,6 +28,7 @@ from longrein.gateway.server import SHUTDOWN_S, bind, check_exposure
 from longrein.gateway.snapshot import folder
 
 LOOK_S = 0.1
+CHECK_S = 1.0
 BACKOFF_S = (0.5, 30.0)  # before the second try at once, and at most
 HEALTHY_S = 10.0  # a worker that lived so long is started again at once
 log = logging.getLogger(__name__)
@@ -38,19 +39,20 @@ class _Worker:
 
     def __init__(self, command: Sequence[str], sock: socket.socket, failures: int = 0) -> None:
         self.failures, self.born = failures, time.monotonic()
-        self._said, theirs = os.pipe()
-        os.set_blocking(self._said, False)
-        fds = (sock.fileno(), theirs)
-        self.process = subprocess.Popen(
-            [*command, f"{fds[0]},{fds[1]}"], pass_fds=fds, stdin=subprocess.DEVNULL,
-            env={**os.environ, "LONGREIN_PARENT": str(os.getpid())},
-        )  # fmt: skip
-        os.close(theirs)
-        self.told = b""
+        ours, theirs = os.pipe()
+        os.set_blocking(ours, False)
+        self._said = os.fdopen(ours, "rb", buffering=0)
+        with os.fdopen(theirs, "wb") as pipe:
+            fds = (sock.fileno(), pipe.fileno())
+            self.process = subprocess.Popen(
+                [*command, f"{fds[0]},{fds[1]}"], pass_fds=fds, stdin=subprocess.DEVNULL,
+                env={**os.environ, "LONGREIN_PARENT": str(os.getpid())},
+            )  # fmt: skip
+        self.told = b""  # so far
 
     def look(self) -> bytes:
-        with contextlib.suppress(BlockingIOError):
-            self.told += os.read(self._said, 16)
+        """By one thread only; others read `told`."""
+        self.told += self._said.read(16) or b""
         return self.told
 
     @property
@@ -62,7 +64,7 @@ class _Worker:
             self.process.send_signal(number)
 
     def close(self) -> None:
-        os.close(self._said)
+        self._said.close()
 
 
 class Workers:
@@ -83,6 +85,8 @@ class Workers:
         self.port: int = self.socket.getsockname()[1]
         self._folder = folder(run, os.getpid())
         self._workers: list[_Worker] = []
+        self._failing = False
+        self._failure: BaseException | None = None
         self._stopping, self._reload = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
 
@@ -103,7 +107,8 @@ class Workers:
             old.rmdir()
         self._folder.mkdir(parents=True)
         self._thread.start()
-        while not any(b"l" in worker.look() for worker in list(self._workers)):
+        while not any(b"l" in worker.told for worker in list(self._workers)):
+            self.check()
             if self._workers and all(worker.failures > 2 for worker in self._workers):
                 self.stop()
                 raise Error("failed", "the gateway's workers end as soon as they start", "what they said is above")
@@ -112,19 +117,23 @@ class Workers:
     def refresh(self) -> None:
         """They follow the ledger by themselves, within a fifth of a second."""
 
-    def settled(self, timeout_s: float = 300.0) -> dict[str, str]:
-        """Wait until no release is being started; {endpoint: state}."""
+    def settled(self, timeout_s: float = 300.0, stop: threading.Event | None = None) -> dict[str, str]:
+        """As a Gateway's."""
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if all(b"s" in worker.look() for worker in list(self._workers)):
-                break
-            time.sleep(LOOK_S)
-        while (found := _endpoints(self.url)) is None and time.monotonic() < deadline:
+        while time.monotonic() < deadline and not (stop and stop.is_set()):
+            self.check()
+            if all(b"s" in worker.told for worker in list(self._workers)) and (found := _endpoints(self.url)):
+                return found
             time.sleep(LOOK_S)  # under a flood from the first moment on, we are turned away as others are
-        return found or {}
+        return _endpoints(self.url) or {}
 
     def reload(self) -> None:
         self._reload.set()
+
+    def check(self) -> None:
+        """Errors: what ended it, should it have ended by itself."""
+        if self._failure:
+            raise self._failure
 
     def stop(self) -> None:
         """Let all finish what is under way, and end; twice is harmless."""
@@ -134,14 +143,31 @@ class Workers:
         self.socket.close()
 
     def _run(self) -> None:
-        """The thread that starts them: Linux tells them when it ends."""
-        self._workers = [_Worker(self.command, self.socket) for _ in range(self.count)]
-        while not self._stopping.wait(LOOK_S):
-            self._workers = [worker if worker.alive else self._again(worker) for worker in self._workers]
-            if self._reload.is_set():
-                self._reload.clear()
-                self._replace()
-        _end(self._workers)
+        """The thread that starts them: Linux ends them when it ends, so it does not without `check` knowing."""
+        try:
+            for _ in range(self.count):
+                self._workers.append(_Worker(self.command, self.socket))
+            while not self._stopping.wait(LOOK_S):
+                try:
+                    self._look()
+                    self._failing = False
+                except OSError as error:  # no more processes, memory or files for now: those that live go on
+                    if not self._failing:
+                        log.error("no gateway worker can be started: %s", error)
+                    self._failing = True
+        except BaseException as error:  # noqa: BLE001 - the edge of the thread: check() raises it
+            self._failure = error
+        finally:
+            _end(self._workers)
+
+    def _look(self) -> None:
+        for i, worker in enumerate(self._workers):
+            worker.look()
+            if not worker.alive:
+                self._workers[i] = self._again(worker)
+        if self._reload.is_set():
+            self._reload.clear()
+            self._replace()
 
     def _again(self, worker: _Worker) -> _Worker:
         lived = time.monotonic() - worker.born
@@ -149,9 +175,10 @@ class Workers:
         first, most = BACKOFF_S
         if failures > 1 and lived < min(first * 2 ** (failures - 2), most):
             return worker  # not yet
+        new = _Worker(self.command, self.socket, failures)
         log.error("gateway worker %d ended with status %d", worker.process.pid, worker.process.returncode)
         worker.close()
-        return _Worker(self.command, self.socket, failures)
+        return new
 
     def _replace(self) -> None:
         for i, old in enumerate(self._workers):
@@ -178,7 +205,8 @@ def serve(gateway: Any, pipe: int) -> None:
         os.write(pipe, b"l")
         gateway.settled()
         os.write(pipe, b"s")
-        end.wait()
+        while not end.wait(CHECK_S):
+            gateway.check()
     finally:
         gateway.stop()
 

@@ -14,10 +14,12 @@ import msgspec
 import openai
 import pytest
 
+from longrein.core.errors import Error
 from longrein.core.limit import Limit
 from longrein.data.requests import asked_ms
 from longrein.gateway import snapshot
 from longrein.gateway.metrics import Metrics
+from longrein.gateway.server import Gateway
 from longrein.gateway.workers import Workers
 
 WORKER = """
@@ -241,6 +243,44 @@ def test_workers_that_cannot_start_are_an_error(world):
     with pytest.raises(Exception, match="end as soon as they start"):
         workers.start()
     assert workers.pids == []
+
+
+def test_a_worker_that_cannot_be_started_again_for_a_while_ends_nothing(world):
+    world.promote(world.release("support", "v1"))
+    python = world.folder / "python"
+    python.symlink_to(sys.prefix)
+    command = [str(python / "bin" / "python"), "-c", WORKER, str(world.folder)]
+    workers = Workers(world.ledger, command, 2, run=world.folder / ".longrein" / "run", port=0)
+    workers.start()
+    try:
+        workers.settled(60)
+        python.unlink()
+        victim, other = workers.pids
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: workers.pids == [other])
+        for _ in range(20):
+            with client(workers, world) as asking:
+                assert say(asking, "hi").choices[0].message.content == "v1 hi"
+        workers.check()
+        python.symlink_to(sys.prefix)
+        until(lambda: len(workers.pids) == 2 and other in workers.pids)
+    finally:
+        workers.stop()
+
+
+def test_what_ends_by_itself_is_noticed(world):
+    workers = Workers(world.ledger, ["/nowhere/python"], 2, run=world.folder / ".longrein" / "run", port=0)
+    with pytest.raises(FileNotFoundError):
+        workers.start()
+    workers.stop()
+    gateway = Gateway(world.ledger, world.store, world.folder, port=0)
+    gateway.start()
+    gateway.check()
+    gateway._server.should_exit = True
+    gateway._thread.join()
+    with pytest.raises(Error, match="ended by itself"):
+        gateway.check()
+    gateway.stop()
 
 
 def test_metrics_of_the_dead_count_and_what_they_had_under_way_does_not(tmp_path):

@@ -6,12 +6,16 @@ Each plugin module holds one public object, `plugin`, and `VERSION` (see longrei
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from longrein.core.blob import Blob
 from longrein.core.generation import Event, Limits, Load, Request, Slo, Work
 from longrein.core.step import Context, Job
 from longrein.core.training import Prediction, Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Record(NamedTuple):
@@ -283,3 +287,33 @@ class Tracker(Protocol):
     def mirror(self, run: Mapping[str, Any]) -> None:
         """Write one whole run (id, name, experiment, params, metrics with steps, tags, status); twice is harmless."""
         ...
+
+
+class Detector(Protocol):
+    """Notices that one number a request is no longer distributed as it was. `plugin` is a class, made with its options
+    and `seasons`: how many kinds of hour are told apart. NaN is no value; infinities are the least and the greatest."""
+
+    evidence: float  # of a change. Without one its mean is at most the number of values seen, so that it needs at least
+    # N values, on average, to reach N; the mean over several detectors is such a number again. What keeps no such
+    # promise says 0, or infinity once it has noticed a change
+
+    def __init__(self, options: Mapping[str, Any]) -> None: ...
+
+    @property
+    def since(self) -> int:
+        """How many of the last values came after the change, if there was one."""
+        ...
+
+    def learn(self, values: "npt.NDArray[np.float64]", seasons: "npt.NDArray[np.int64]") -> None:
+        """Values that are as they should be, each with its season, from 0; they are not judged."""
+        ...
+
+    def observe(self, values: "npt.NDArray[np.float64]", seasons: "npt.NDArray[np.int64]") -> "npt.NDArray[np.float64]":
+        """The evidence after each; one at a time or all at once makes no difference."""
+        ...
+
+    def dump(self) -> dict[str, Any]:
+        """All it knows, for msgpack: a new one of the same options that restores it goes on to the same numbers."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...

@@ -31,6 +31,7 @@ from longrein.gateway.relay import Relay, Write
 from longrein.gateway.replicas import Fleet, Replica
 from longrein.gateway.routing import Table
 from longrein.gateway.shadow import Shadow
+from longrein.gateway.tap import Tap
 from longrein.gateway.tools import ToolAnswer
 from longrein.gateway.upstream import Upstream
 from longrein.models.experiment import assign
@@ -126,10 +127,11 @@ class Inference:
     """Answers OpenAI's chat completions and completions; an ASGI app for the paths in KINDS."""
 
     def __init__(
-        self, fleet: Fleet, recorder: Recorder, metrics: Metrics, limits: Limits, max_body_bytes: int = MAX_BODY_BYTES
-    ) -> None:
+        self, fleet: Fleet, recorder: Recorder, metrics: Metrics, limits: Limits, tap: Tap,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:  # fmt: skip
         self.fleet, self.recorder, self.metrics, self.max_body_bytes = fleet, recorder, metrics, max_body_bytes
-        self.limits = limits
+        self.limits, self.tap = limits, tap
         self.log_text: frozenset[str] = frozenset()
         self.filters: Sequence[Filter] = ()
         self.caches = Caches()
@@ -139,6 +141,7 @@ class Inference:
     def follow(self, table: Table) -> None:
         """Do as the lifecycle file now says of the endpoints."""
         self.log_text = table.log_text
+        self.tap.follow(table.endpoints)
         self.caches.configure(table.endpoints)
         self.fallback = {name: config.get("fallback") or [] for name, config in table.endpoints.items()}
 
@@ -179,6 +182,7 @@ class Inference:
         record.stream, record.user = call.stream, (call.head.user or call.head.safety_identifier or "")[:200]
         if call.model in self.fleet.lanes:
             record.endpoint, exchange.log_text = call.model, call.model in self.log_text
+            exchange.watched = call.model in self.tap.endpoints
         exchange.note_input(call.head)
         first, failed = self._route(exchange, call)
         exchange.shadow = self.fleet.shadow(call.model, record.id)
@@ -248,7 +252,7 @@ class Inference:
     @asynccontextmanager
     async def _source(self, exchange: "Exchange", call: Call, replica: Replica) -> AsyncGenerator[Source, None]:
         """Whatever makes the answer; leaving cancels what is not finished."""
-        id, keep = exchange.record.id, exchange.log_text or exchange.shadow is not None
+        id, keep = exchange.record.id, exchange.log_text or exchange.watched or exchange.shadow is not None
         if isinstance(upstream := replica.engine, Upstream):
             head = call.head
             _admit(replica, 1)
@@ -280,6 +284,8 @@ class Inference:
         counts = record.status < 500 or sum(used) > 0
         self.limits.settle(exchange.reservation, sum(used), record.cost_usd, counts=counts)
         self.recorder.put(record)
+        if exchange.watched and record.status == 200 and exchange.source:
+            self.tap.put(record, exchange.asked, exchange.source.text())
         labels = (record.endpoint, record.release[:12])
         self.metrics.requests.add((*labels, str(record.status)))
         self.metrics.latency.observe(labels, record.total_ms / 1000)
@@ -297,11 +303,11 @@ class Exchange:
         self.send, self.record, self.on_end = send, record, on_end
         self.began = time.perf_counter()
         self.started = self.ended = False
-        self.log_text = False
+        self.log_text = self.watched = False  # what is said goes into the log; to the observer
         self.priority = 0  # core.generation.Request's
         self.release = ""  # that the client asked for
         self.shadow: Replica | None = None  # gets a copy once it is answered
-        self.input = ""
+        self.input, self.asked = "", b""
         self.source: Source | None = None
         self.write: Write | None = None  # the connection's, past ASGI
         self.key: ApiKey | None = None
@@ -322,6 +328,7 @@ class Exchange:
     def note_input(self, head: openai.Head) -> None:
         """The digest is over the messages or prompts as the client sent them, whatever the sampling; so is the text,
         which is plain where one prompt or one message is all. Errors: `invalid`."""
+        self.asked = head.asked
         first, data = openai.canonical_input(head)
         self.record.input_digest = hashlib.sha256(data).hexdigest()
         if self.log_text:

@@ -1,6 +1,7 @@
 """Runs the gateway: in the foreground (`serve`), or beside other work in one process (`Gateway.start` and `stop`)."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import logging
@@ -9,6 +10,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -40,6 +42,7 @@ from longrein.gateway.snapshot import Snapshots, folder
 from longrein.gateway.tally import Tally
 from longrein.gateway.tap import Tap
 
+LOOK_S = 0.1
 APPLY_S = 5  # a loop that is ending applies nothing any more
 MOST_FILES = 1 << 16
 SHUTDOWN_S = 30  # what is under way at SIGTERM may take so long to finish
@@ -109,6 +112,11 @@ class Gateway:
         if self._failure:
             raise self._failure
 
+    def check(self) -> None:
+        """Errors: what ended it, should it have ended by itself."""
+        if self._thread and not self._thread.is_alive():
+            raise self._failure or Error("failed", "the gateway ended by itself", "its log says why")
+
     def stop(self) -> None:
         """Finish what is under way and end; twice is harmless."""
         if self._server:
@@ -121,10 +129,15 @@ class Gateway:
         """Follow the ledger now instead of within half a second. Errors: the ledger's."""
         self.watch.refresh()
 
-    def settled(self, timeout_s: float = 300.0) -> dict[str, str]:
-        """Wait, outside the loop, until no release is being started; {endpoint: state}."""
+    def settled(self, timeout_s: float = 300.0, stop: threading.Event | None = None) -> dict[str, str]:
+        """Wait, outside the loop, until no release is being started, for timeout_s at most, or until `stop` is set;
+        {endpoint: state}."""
         assert self._loop, "start it first"
-        asyncio.run_coroutine_threadsafe(self.fleet.settled(), self._loop).result(timeout_s)
+        settled = asyncio.run_coroutine_threadsafe(self.fleet.settled(), self._loop)
+        deadline = time.monotonic() + timeout_s
+        while not settled.done() and time.monotonic() < deadline and not (stop and stop.is_set()):
+            concurrent.futures.wait([settled], LOOK_S)
+        settled.cancel()
         return {name: lane.state for name, lane in self.fleet.lanes.items()}
 
     def _in_thread(self) -> None:

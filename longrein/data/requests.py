@@ -1,7 +1,8 @@
 """The request log, read: the open segments of every gateway process and the sealed Parquet files beside them."""
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
@@ -177,6 +178,20 @@ class RequestLog:
             time.sleep(0.1)  # a gateway may have it in memory still
         raise Error("not_found", f"there is no request {id[:100]!r} in the log", "longrein logs")
 
+    def many(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Requests by their ids, in one pass over the files that may hold them; those that are not there are left out.
+        What a gateway answered in the last second may not be there yet."""
+        wanted = {id: at for id in ids if (at := asked_ms(id)) is not None}
+        if not wanted:
+            return {}
+        first, last = min(wanted.values()) - JITTER_MS, max(wanted.values()) + JITTER_MS
+        found = {r.id: as_dict(r) for r in self._open() if r.id in wanted}
+        values = pa.array(wanted)
+        for file in self._files(first, last):
+            for table in file.tables(lambda low, high: high >= first and low <= last):
+                found |= {row["id"]: row for row in _rows(table.filter(pc.is_in(table["id"], values)))}
+        return found
+
     def find(self, query: Query | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """The newest first."""
         query = query or Query()
@@ -214,6 +229,15 @@ class RequestLog:
 
     def _files(self, since_ms: int, until_ms: int) -> list[Sealed]:
         return [s for s in Sealed.all(self.folder) if s.last_ms >= since_ms and s.first_ms < until_ms]
+
+
+def correct(request: Mapping[str, Any], label: str) -> bool | None:
+    """Whether an answer was what it should have been, but for blanks around either; None where nothing is known of it:
+    its text was not kept, nor its digest."""
+    if request["output"] is not None:
+        return bool(request["output"].strip() == label.strip())
+    digest = hashlib.sha256(label.strip().encode("utf-8", "replace")).hexdigest()
+    return digest == request["output_digest"] if request["output_digest"] else None
 
 
 def asked_ms(id: str) -> int | None:

@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from longrein.core.errors import Error
-from longrein.core.ledger import ApiKey, Ledger
+from longrein.core.ledger import ApiKey, Ledger, now_ms
+from longrein.core.ledger.feedback import CORRECT, LATE_S
 from longrein.gateway.inference import read_body
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.tally import Tally
@@ -32,6 +33,7 @@ class Feedback(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     session: Text | None = None
     metrics: Annotated[dict[Name, bool | float], Meta(max_length=50)] = {}
     comment: Annotated[str, Meta(max_length=10_000)] | None = None
+    label: Annotated[str, Meta(min_length=1, max_length=10_000)] | None = None  # what the answer should have been
 
 
 BODIES: dict[str, type[msgspec.Struct]] = {PATH: Feedback}
@@ -42,7 +44,7 @@ class _Feedback:
         self.ledger, self.log, self.tally, self.metrics, self.flush = ledger, log, tally, metrics, flush
 
     async def feedback(self, request: Request) -> Response:
-        """Say how good an answer was: numbers or yes and no by name, and a comment."""
+        """Say how good an answer was: numbers or yes and no by name, a comment, and what it should have been."""
         data = await read_body(request.scope, request.receive, MAX_BODY_BYTES)
         try:
             body = msgspec.json.decode(data, type=Feedback)
@@ -51,8 +53,11 @@ class _Feedback:
             raise Error("invalid", f"the feedback cannot be used: {error}", hint) from error
         if (body.request_id is None) == (body.session is None):
             raise Error("invalid", "feedback is about a request_id or a session", "send one of the two")
-        if not body.metrics and not body.comment:
-            raise Error("invalid", "the feedback says nothing", "send metrics, a comment or both", param="metrics")
+        if not body.metrics and not body.comment and body.label is None:
+            raise Error("invalid", "the feedback says nothing", "send metrics, a comment or a label", param="metrics")
+        if body.label is not None and CORRECT in body.metrics:
+            hint = "send one of the two"
+            raise Error("invalid", f"the label tells {CORRECT!r} by itself", hint, param="metrics")
         if not all(map(math.isfinite, body.metrics.values())):
             raise Error("invalid", "a metric is not a finite number", "send numbers, true or false", param="metrics")
         if not all(map(str.isprintable, body.metrics)):
@@ -61,23 +66,35 @@ class _Feedback:
         return Response(msgspec.json.encode(value), media_type="application/json")
 
     def _keep(self, body: Feedback, key: ApiKey | None) -> dict[str, Any]:
+        from longrein.data.requests import correct  # Arrow: only once somebody says something
+
         try:
             row = self._about(body, key)
         except Error as error:
             self.metrics.feedback.add(("", "unknown" if error.code == "not_found" else "failed"))
             raise
-        comment = (body.comment or "").replace("\0", "\ufffd")
-        values: list[tuple[str, float | None, str]] = [(n, float(v), comment) for n, v in body.metrics.items()]
-        values = values or [("", None, comment)]
+        comment, label = ((text or "").replace("\0", "\ufffd") for text in (body.comment, body.label))
+        said: dict[str, float | None] = {name: float(value) for name, value in body.metrics.items()}
+        if body.label is not None:
+            said[CORRECT] = None if (right := correct(row, label)) is None else float(right)
         where = {"endpoint": row["endpoint"], "release": row["release"], "arm": row["arm"]}
-        new = self.ledger.feedback.put(row["id"], values, source=key.id if key else "", **where)
+        values = [(name, value, comment) for name, value in (said or {"": None}).items()]
+        new = self.ledger.feedback.put(row["id"], values, source=key.id if key else "", label=label, **where)
         for name in new:
-            if name:
-                self.tally.score(row["endpoint"], row["release"], row["arm"], name, float(body.metrics[name]))
+            if (value := said.get(name)) is not None:
+                self.tally.score(row["endpoint"], row["release"], row["arm"], name, value)
+        age_s = max(0, now_ms() - row["ts_ms"]) / 1000
         self.metrics.feedback.add((row["endpoint"], "new"), len(new))
         self.metrics.feedback.add((row["endpoint"], "duplicate"), len(values) - len(new))
+        self.metrics.feedback.add((row["endpoint"], "late"), len(new) * (age_s > LATE_S))
         known = [name for name, _, _ in values if name not in new and name]
-        return {"request_id": row["id"], "recorded": [name for name in new if name], "known": known}
+        told = {CORRECT: said[CORRECT]} if CORRECT in said and body.label is not None else {}
+        return {
+            "request_id": row["id"],
+            "recorded": [name for name in new if name],
+            "known": known,
+            "age_s": age_s,
+        } | told
 
     def _about(self, body: Feedback, key: ApiKey | None) -> dict[str, Any]:
         """The request in the log. A key may judge what was asked with it, or with others of its team; of other requests

@@ -42,9 +42,11 @@ def test_feedback_reaches_the_release_that_answered_once(served):
     body = {"request_id": id, "metrics": {"helpful": True, "分": -2.5}, "comment": "nicht schlecht 卡\0"}
     first = say(body)
     assert first.status_code == 200
-    assert first.json() == {"request_id": id, "recorded": ["helpful", "分"], "known": []}
+    assert first.json().pop("age_s") < 60
+    told = {k: v for k, v in first.json().items() if k != "age_s"}
+    assert told == {"request_id": id, "recorded": ["helpful", "分"], "known": []}
     again = say({**body, "metrics": {"helpful": False, "more": 1}})
-    assert again.json() == {"request_id": id, "recorded": ["more"], "known": ["helpful"]}
+    assert (again.json()["recorded"], again.json()["known"]) == (["more"], ["helpful"])
     rows = {f["name"]: (f["value"], f["release"], f["endpoint"]) for f in world.ledger.feedback.of(id)}
     assert rows == {n: (v, release, "support") for n, v in (("helpful", 1.0), ("分", -2.5), ("more", 1.0))}
     found = scores(world, gateway)
@@ -133,3 +135,20 @@ def test_it_is_described(served):
     described = httpx.get(f"{gateway.url}/openapi.json", headers={"Authorization": f"Bearer {world.key}"}).json()
     assert described["paths"]["/v1/feedback"]["post"]["requestBody"]
     assert "metrics" in described["components"]["schemas"]["Feedback"]["properties"]
+
+
+def test_a_label_tells_whether_the_answer_was_right(served):
+    ask, say, world, gateway = served
+    id, release = ask(), world.ledger.assets.get("release:support@prod").digest
+    output = world.requests.get(id)["output"]
+    before = scores(world, gateway).get(("correct", release), 0)
+    told = say({"request_id": id, "label": f" {output}\n"}).json()
+    assert (told["recorded"], told["correct"]) == (["correct"], 1.0) and 0 <= told["age_s"] < 60
+    assert say({"request_id": id, "label": "else"}).json()["known"] == ["correct"]
+    other = ask()
+    assert say({"request_id": other, "label": "卡"}).json()["correct"] == 0.0
+    assert scores(world, gateway)["correct", release] == before + 2
+    assert dict(world.ledger.feedback.labels("support"))[other] == "卡"
+    twice = say({"request_id": id, "label": "x", "metrics": {"correct": 1}})
+    assert twice.status_code == 400 and "by itself" in twice.json()["error"]["message"]
+    assert say({"request_id": id, "label": ""}).status_code == 400

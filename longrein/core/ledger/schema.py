@@ -312,6 +312,7 @@ feedback = sa.Table(
     _column("source", Key, primary_key=True),  # the API key that said it
     _column("value", Double, nullable=True),
     _column("comment", sa.Text, server_default=""),
+    _column("label", sa.Text, nullable=True),  # what the answer should have been
     _column("endpoint", Key),
     _column("release", Key),
     _column("arm", Key),

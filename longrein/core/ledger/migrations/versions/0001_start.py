@@ -138,6 +138,7 @@ def upgrade() -> None:
         sa.Column("source", Key, nullable=False),
         sa.Column("value", sa.Double(), nullable=True),
         sa.Column("comment", sa.Text(), server_default="", nullable=False),
+        sa.Column("label", sa.Text(), nullable=True),
         sa.Column("endpoint", Key, nullable=False),
         sa.Column("release", Key, nullable=False),
         sa.Column("arm", Key, nullable=False),

@@ -44,9 +44,10 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     ttft_ms: float | None = None
     total_ms: float = 0.0
     cost_usd: float | None = None
+    refusal: bool = False  # the model declined, by the answer's first words: longrein.gateway.said
     guards: list[str] = []  # "pii:masked": what each guard that acted did
     input_digest: str = ""
-    output_digest: str = ""
+    output_digest: str = ""  # SHA-256 of the words of the (first) answer, without the space around them
     input: str | None = None  # the texts only where the endpoint's log_text says so
     output: str | None = None
     erased: bool = False  # who and what was asked is gone; the counts stand

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from longrein.core.generation import Event, Logprob
+from longrein.core.generation import Event, Logprob, Usage
 from longrein.gateway.openai import DONE
 
 encode = msgspec.json.encode
@@ -23,10 +23,12 @@ class Choice:
         self.characters = 0  # of the tokens that came with log-probabilities
         self.prompt_tokens = 0
         self.finish_reason: str | None = None
+        self.usage: Usage | None = None  # once it has ended
 
     def add(self, event: Event) -> None:
         self.tokens += len(event.token_ids)
         if event.usage:
+            self.usage = event.usage
             self.prompt_tokens, self.tokens = event.usage.prompt_tokens, event.usage.completion_tokens
         self.finish_reason = event.finish_reason or self.finish_reason
         self.characters += _length(event.logprobs)

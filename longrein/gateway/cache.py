@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from longrein.core.generation import Usage
 from longrein.core.ledger import ApiKey
 from longrein.gateway import openai
+from longrein.gateway.said import Said
 from longrein.models.deploy import Cache as Config
 
 OVERHEAD_BYTES = 512  # of an entry, beside its data
@@ -27,6 +29,7 @@ class Entry(msgspec.Struct, frozen=True):
     completion_tokens: int
     finish_reason: str
     texts: list[str]
+    said: Said
     until: float  # on time.monotonic's clock
 
     @property
@@ -100,6 +103,8 @@ class Replay:
         self.entry, self.id = entry, id
         self.finish_reason = entry.finish_reason
         self.first: float | None = None
+        self.said = entry.said
+        self.usages: tuple[Usage, ...] = ()
         self.cached_tokens, self.estimated = 0, False
 
     async def whole(self) -> bytes:

@@ -18,7 +18,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from longrein.core.errors import Error
-from longrein.core.generation import Event
+from longrein.core.generation import Event, Usage
 from longrein.core.ledger import ApiKey, now_ms
 from longrein.gateway import openai
 from longrein.gateway.answer import Answer, Completion, error_event
@@ -30,6 +30,7 @@ from longrein.gateway.record import Record, Recorder
 from longrein.gateway.relay import Relay, Write
 from longrein.gateway.replicas import Fleet, Replica
 from longrein.gateway.routing import Table
+from longrein.gateway.said import Said
 from longrein.gateway.shadow import Shadow
 from longrein.gateway.tap import Tap
 from longrein.gateway.tools import ToolAnswer
@@ -88,6 +89,14 @@ class Source(Protocol):
 
     @property
     def finish_reason(self) -> str: ...
+
+    @property
+    def said(self) -> Said: ...
+
+    @property
+    def usages(self) -> Sequence[Usage]:
+        """What an engine of ours measured of each choice that has ended."""
+        ...
 
     @property
     def first(self) -> float | None:
@@ -392,6 +401,9 @@ class Exchange:
             record.cached_tokens, record.estimated = source.cached_tokens, source.estimated
             record.finish_reason = record.finish_reason or source.finish_reason
             record.ttft_ms = round((source.first - self.began) * 1000, 3) if source.first else None
+            record.output_digest, record.refusal = source.said.digest, source.said.declined
+            if usages := source.usages:
+                record.queue_ms = round(max(usage.queue_s for usage in usages) * 1000, 3)
         if self.log_text:
             texts = source.text() if source else [""]
             record.input = self.input
@@ -419,11 +431,19 @@ class Local:
     def __init__(self, answer: Answer, events: AsyncIterator[tuple[int, Event]]) -> None:
         self.answer, self.events = answer, events
         self.first: float | None = None
-        self.cached_tokens, self.estimated = 0, False
+        self.said, self.estimated = Said(), False
 
     @property
     def finish_reason(self) -> str:
         return self.answer.choices[0].finish_reason or ""
+
+    @property
+    def usages(self) -> list[Usage]:
+        return [choice.usage for choice in self.answer.choices if choice.usage]
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(usage.cached_tokens for usage in self.usages)
 
     async def whole(self) -> bytes:
         async for index, event in self.events:
@@ -449,6 +469,8 @@ class Local:
     def _add(self, index: int, event: Event) -> None:
         if self.first is None:
             self.first = time.perf_counter()
+        if index == 0 and event.text:
+            self.said.add(event.text)
         self.answer.add(index, event)
 
 
@@ -486,7 +508,8 @@ def _keep(cache: Cache, key: bytes, exchange: Exchange, data: bytes) -> None:
     assert exchange.source
     record, until = exchange.record, time.monotonic() + cache.config.ttl_s
     used = (record.prompt_tokens, record.completion_tokens)
-    cache.put(key, Entry(record.id, data, *used, record.finish_reason, exchange.source.text(), until))
+    source = exchange.source
+    cache.put(key, Entry(record.id, data, *used, record.finish_reason, source.text(), source.said, until))
 
 
 def _admit(replica: Replica, count: int) -> None:

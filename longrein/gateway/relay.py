@@ -6,13 +6,16 @@ cannot fool the search, for inside a JSON string there is neither a bare quote n
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
 
 from longrein.core.errors import Error
+from longrein.core.generation import Usage
 from longrein.gateway.http import Failure, Response
 from longrein.gateway.openai import DONE
+from longrein.gateway.said import Said
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_EVENT_BYTES = 8 << 20
@@ -83,7 +86,14 @@ class Piece(msgspec.Struct):
     error: Any = None
 
 
+class _Words(msgspec.Struct):
+    """Of an event that has nothing but words."""
+
+    choices: list[_Choice] = []
+
+
 PIECE = msgspec.json.Decoder(Piece)
+WORDS = msgspec.json.Decoder(_Words)
 
 
 class Relay:
@@ -94,6 +104,8 @@ class Relay:
         self.reply, self.id, self.model, self.keep, self.drop_usage = reply, id, model, keep, drop_usage
         self.prompt_bytes = prompt_bytes
         self.finish_reason = ""
+        self.said = Said()
+        self.usages: tuple[Usage, ...] = ()
         self.first: float | None = None  # when a stream's first event came
         self.usage: _Usage | None = None
         self.texts: dict[int, list[str]] = {}
@@ -190,9 +202,20 @@ class Relay:
         if self._names is None or self.keep or _telling(events):
             return b"".join(map(self._read_one, _split(events)))
         self._events += events.count(b"\n\n")
+        self._hear(events)
         for old, new in self._names:
             events = events.replace(old, new)
         return events
+
+    def _hear(self, events: bytes) -> None:
+        """Listen to events that are passed on as they came."""
+        for event in events.split(b"\n\n"):
+            data = event[6:] if event.startswith(b"data: ") else _data(event)
+            if data:
+                with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    for choice in WORDS.decode(data).choices:
+                        if choice.index == 0:
+                            self.said.add(choice.said)
 
     def _read_one(self, event: bytes) -> bytes:
         data = _data(event)
@@ -215,6 +238,8 @@ class Relay:
             self.usage = piece.usage
         for choice in piece.choices:
             self.finish_reason = (choice.finish_reason or self.finish_reason)[:MAX_REASON_CHARS]
+            if choice.index == 0:
+                self.said.add(choice.said)
             if self.keep:
                 self.texts.setdefault(choice.index, []).append(choice.said)
 

@@ -8,6 +8,7 @@ from mock_upstream import Mock, by_turns, say
 from test_upstream import USER, release
 
 from longrein.gateway.cache import Cache, Entry
+from longrein.gateway.said import Said
 from longrein.models.deploy import Cache as Config
 
 

@@ -1,5 +1,6 @@
 """The OpenAI API through the official client, over a real server and a real engine process."""
 
+import hashlib
 import json
 
 import httpx
@@ -227,7 +228,8 @@ def test_every_request_is_in_the_log_under_its_id(echo, client, post):
     assert (row["endpoint"], row["status"], row["finish_reason"]) == ("support", 200, "stop")
     assert (row["input"], row["output"]) == ("remember 我", "v1 remember 我")
     assert (row["prompt_tokens"], row["completion_tokens"]) == (2, 3)
-    assert 0 < row["ttft_ms"] <= row["total_ms"]
+    assert 0 < row["ttft_ms"] <= row["total_ms"] and row["queue_ms"] is not None
+    assert row["output_digest"] == hashlib.sha256("v1 remember 我".encode()).hexdigest() and not row["refusal"]
     assert row["release"] == world.ledger.assets.get("release:support@prod").digest
     assert world.requests.get(failed)["status"] == 404
     assert world.requests.get(streamed)["output"] == "v1 in pieces"

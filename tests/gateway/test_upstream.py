@@ -1,6 +1,7 @@
 """Releases whose model is served elsewhere, over real sockets: what passes through, and all that can go wrong there."""
 
 import asyncio
+import hashlib
 import json
 import socket
 import threading
@@ -114,6 +115,16 @@ def test_an_answer_through_the_real_client_is_counted_and_logged_under_our_id(se
         assert mock.asked[0].path == "/v1/chat/completions" and mock.asked[0].json["model"] == "mock"
         ask.client.completions.create(model="gpt", prompt="once")
         assert mock.asked[1].path == "/v1/completions" and mock.asked[1].json["prompt"] == "once"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_log_knows_a_digest_of_words_that_it_does_not_hold(serve, stream):
+    said = "I'm sorry, but I can't help with that 卡."
+    with serve(say(said)) as ask:
+        answer = ask.chat(stream=stream)
+        row = ask.record([c.id for c in answer][-1] if stream else answer.id)
+        assert row["output"] is None and row["refusal"]
+        assert row["output_digest"] == hashlib.sha256(said.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -92,7 +92,7 @@ def test_errors_are_not_kept_and_without_a_cache_nothing_is(asked):
 
 
 def entry(text, until=float("inf")):
-    return Entry("id", text, 1, 1, "stop", [], until)
+    return Entry("id", text, 1, 1, "stop", [], Said(), until)
 
 
 def test_it_holds_as_much_as_it_may_the_longest_unused_goes_first():

@@ -7,6 +7,7 @@ from longrein.core.ledger.alerts import Alert, Alerts
 from longrein.core.ledger.aliases import Aliases, Verdict
 from longrein.core.ledger.assets import Asset, Assets, Edge, Lineage
 from longrein.core.ledger.database import Database, now_ms
+from longrein.core.ledger.drift import Drift
 from longrein.core.ledger.events import Event, Events
 from longrein.core.ledger.feedback import Feedback
 from longrein.core.ledger.keys import ApiKey, Keys
@@ -48,6 +49,7 @@ class Ledger:
         self.feedback = Feedback(self.db)
         self.traffic = Traffic(self.db)
         self.alerts = Alerts(self.db, self.events)
+        self.drift = Drift(self.db, self.events)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

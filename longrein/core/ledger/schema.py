@@ -342,6 +342,14 @@ traffic = sa.Table(
     sa.Index("ix_traffic_length_ms_start_ms", "length_ms", "start_ms"),
     sqlite_with_rowid=False,
 )
+drift = sa.Table(  # what the observer of each host knows of an endpoint's drift
+    "drift",
+    metadata,
+    _column("endpoint", Key, primary_key=True),
+    _column("host", Key, primary_key=True),
+    _column("state", sa.JSON),
+    _column("updated_ms", sa.BigInteger),
+)
 alerts = sa.Table(
     "alerts",
     metadata,

@@ -341,6 +341,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_traffic_length_ms_start_ms", "traffic", ["length_ms", "start_ms"], unique=False)
     op.create_table(
+        "drift",
+        sa.Column("endpoint", Key, nullable=False),
+        sa.Column("host", Key, nullable=False),
+        sa.Column("state", sa.JSON(), nullable=False),
+        sa.Column("updated_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("endpoint", "host", name=op.f("pk_drift")),
+    )
+    op.create_table(
         "verdicts",
         sa.Column("id", Id, autoincrement=True, nullable=False),
         sa.Column("gate", Key, nullable=False),

@@ -64,18 +64,22 @@ class Event(msgspec.Struct, array_like=True, omit_defaults=True):
     """What one step added to one request.
 
     text may be empty while a stop string or a character is still incomplete. The last event of a request has
-    finish_reason and usage, or error (longrein.core.errors.Error.as_dict) alone.
+    finish_reason and usage, or error (longrein.core.errors.Error.as_dict) and usage if it had run.
     """
 
     id: str
     text: str = ""
     token_ids: list[int] = []
     logprobs: list[Logprob] | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "cancelled"] | None = None
     stop: str | None = None  # the stop string that ended it; None after EOS or length
     usage: Usage | None = None
     error: dict[str, Any] | None = None
     embedding: bytes = b""  # float32, little-endian, of length 1
+
+    @property
+    def ended(self) -> bool:
+        return self.error is not None or self.finish_reason is not None
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from longrein.core.blob import Blob
-from longrein.core.generation import Event, Limits, Load, Request, Slo, Work
+from longrein.core.generation import Event, Limits, Load, Request, Slo, Usage, Work
 from longrein.core.step import Context, Job
 from longrein.core.training import Prediction, Recipe
 
@@ -247,8 +247,9 @@ class Engine(Protocol):
         (details: retry_after_s)."""
         ...
 
-    def cancel(self, id: str) -> None:
-        """Forget a request at once and free what it held; unknown or finished ids are no error."""
+    def cancel(self, id: str) -> Usage | None:
+        """Forget a request at once and free what it held; what it had used, or None where that is not known. Unknown or
+        finished ids are no error."""
         ...
 
     def step(self) -> list[Event]:
@@ -262,7 +263,8 @@ class Engine(Protocol):
 
     def stats(self) -> dict[str, Any]:
         """Counters and gauges: running, waiting, slots_used, slots_total, steps_total, tokens_in_total,
-        tokens_out_total, step_s (moving average), batch_sizes ({upper bound: steps})."""
+        tokens_out_total, step_s (moving average), batch_sizes ({upper bound: steps}). busy_s_total, where the
+        prefill_s and decode_s of all requests add up to it."""
         ...
 
 

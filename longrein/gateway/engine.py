@@ -26,6 +26,7 @@ from longrein.gateway.frame import FRAME, LENGTH, MAX_FRAME_BYTES, frame
 
 __all__ = ["EngineProcess", "Event", "Logprob", "Request", "Usage"]
 
+CANCEL_S = 10.0  # until an engine has taken notice: a step of it
 STOP_GRACE_S = 10.0  # beyond the drain, before the process is killed
 EVENTS = msgspec.msgpack.Decoder(list[Event])
 
@@ -124,11 +125,13 @@ class EngineProcess(asyncio.Protocol):
         _started[:] = [process for process in _started if process.poll() is None]
         return await asyncio.to_thread(attach, folder, task, spawn)
 
-    async def generate(self, request: Request) -> AsyncIterator[Event]:
+    async def generate(self, request: Request, used: Callable[[Usage], None] = lambda _: None) -> AsyncIterator[Event]:
         """The events of one request, as its tokens come; the last one has finish_reason and usage.
 
-        Closing the iterator cancels the request in the engine. Errors, raised from the iteration: `invalid` (details:
-        param, openai_code), `overloaded` (details: retry_after_s), `unavailable` at once when the engine dies or stops.
+        used: told, before the iterator ends, what the request has used, however it ended.
+        Closing the iterator cancels the request in the engine, and waits until that is done. Errors, raised from the
+        iteration: `invalid` (details: param, openai_code), `overloaded` (details: retry_after_s), `unavailable` at once
+        when the engine dies or stops.
         """
         id = f"{self._peer}:{next(self._ids)}:{request.id}"
         if not self.alive or self._stopping:
@@ -139,15 +142,20 @@ class EngineProcess(asyncio.Protocol):
         ended = False
         try:
             while not ended:
-                for event in await inbox.take():
-                    ended = event.error is not None or event.finish_reason is not None
-                    if event.error is not None:
-                        raise Error.from_dict(event.error)
-                    yield event
+                event = await inbox.take()
+                ended = event.ended
+                if ended and event.usage:
+                    used(event.usage)
+                if event.error is not None:
+                    raise Error.from_dict(event.error)
+                yield event
         finally:
-            del self._inboxes[id]
-            if not ended and self.alive:
-                self._send("cancel", id)
+            try:
+                if not ended and self.alive:
+                    self._send("cancel", id)
+                    await _end(inbox, used)
+            finally:
+                del self._inboxes[id]
 
     async def stats(self) -> dict[str, Any]:
         """The plugin's counters and gauges (see core.ports.Engine.stats)."""
@@ -240,7 +248,7 @@ class _Inbox:
     """The events of one request on their way to its reader; as many as it has tokens, at most."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
+        self._events: deque[Event] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, event: Event) -> None:
@@ -248,12 +256,22 @@ class _Inbox:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def take(self) -> list[Event]:
+    async def take(self) -> Event:
         if not self._events:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        events, self._events = self._events, []
-        return events
+        return self._events.popleft()
+
+
+async def _end(inbox: _Inbox, used: Callable[[Usage], None]) -> None:
+    """Wait for the last event of a request that was cancelled: what it has used. An engine that hangs is not waited
+    for."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_S):
+            while not (event := await inbox.take()).ended:
+                pass
+            if event.usage:
+                used(event.usage)
 
 
 _started: list[subprocess.Popen[bytes]] = []  # shared engines this process has started: reaped, never killed

@@ -81,7 +81,7 @@ class _Server:
             if verb == "submit":
                 self._submit(body)
             elif verb == "cancel":
-                self.engine.cancel(msgspec.msgpack.decode(body))
+                self._cancel(msgspec.msgpack.decode(body))
             elif verb == "stats":
                 self.hub.send("stats", self.engine.stats(), msgspec.msgpack.decode(body))
             elif verb == "start":
@@ -91,6 +91,11 @@ class _Server:
                     self.engine.cancel(id)
             elif verb == "stop":
                 self.deadline = time.monotonic() + msgspec.msgpack.decode(body)
+
+    def _cancel(self, id: str) -> None:
+        """Whoever cancels is told what was used until then."""
+        usage = self.engine.cancel(id)
+        self.hub.events([Event(id, finish_reason="cancelled", usage=usage)])
 
     def _submit(self, body: msgspec.Raw) -> None:
         try:
@@ -123,10 +128,10 @@ class Steering:
         return told + events
 
     def _refuse(self, id: str, late_s: float) -> Event:
-        self.engine.cancel(id)
+        usage = self.engine.cancel(id)
         message = f"the first token would come {late_s:.1f} s later than this endpoint promises"
         error = Error("overloaded", message, "try again later", retry_after_s=max(1, math.ceil(late_s)))
-        return Event(id, error=error.as_dict())
+        return Event(id, error=error.as_dict(), usage=usage)
 
 
 def _decode(body: msgspec.Raw) -> Request:

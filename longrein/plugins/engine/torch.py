@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 
 from longrein.core.errors import Error
-from longrein.core.generation import Event, Limits, Load, Logprob, Queued, Request, Work
+from longrein.core.generation import Event, Limits, Load, Logprob, Queued, Request, Usage, Work
 from longrein.core.worker import as_error
 from longrein.plugins.engine._torch import checkpoint, options
 from longrein.plugins.engine._torch.embedding import Embeddings
@@ -66,6 +66,7 @@ class Torch:
         self.counts: Counter[str] = Counter()
         self.batch_sizes: Counter[int] = Counter()
         self.busy_s = self.step_s = 0.0
+        self.worked: float | None = None  # since when there has been work without a pause
         for tokens in ([0], [0, 0]):  # warm-up: libraries initialise on first use
             self.model.forward([Span(0, 0, tokens, True)])
         self.info = {
@@ -100,16 +101,23 @@ class Torch:
         self._wait(Sequence(request, prompt, limit, chosen, stream, now, next(self.numbers)))
         self.counts["tokens_in_total"] += len(prompt)
 
-    def cancel(self, id: str) -> None:
+    def cancel(self, id: str) -> Usage | None:
         self.embeddings.cancel(id)
-        self.waiting = [s for s in self.waiting if s.request.id != id]
-        for sequence in [s for s in self.running if s.request.id == id]:
-            self._free(sequence)
+        found = next((s for s in (*self.waiting, *self.running) if s.request.id == id), None)
+        if found is None:
+            return None
+        if found.slot < 0:
+            self.waiting.remove(found)  # preempted, it has used something all the same
+        else:
+            self._free(found)
+        return found.usage()
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
+        embedded, embedding_s = self.embeddings.step(self.limits.prefill_tokens)
+        if self.worked is not None:
+            self.worked += embedding_s
         began = time.monotonic()
-        embedded = self.embeddings.step(self.limits.prefill_tokens)
         self._admit(began)
         plan = self._plan()
         if not plan:
@@ -121,8 +129,10 @@ class Torch:
             sequence.done += len(span.tokens)
         ending = [sequence for sequence, span in plan if span.ends]
         tokens = choose(logits, [s.choice for s in ending])
-        self._share(plan, time.monotonic() - began)
+        self._share(plan, began)
         events = self._accept(ending, tokens, logits)
+        if not self.running:
+            self.worked = None
         self._note(plan, events, time.monotonic() - began)
         return embedded + events
 
@@ -150,7 +160,7 @@ class Torch:
             "kv_tokens": sum(s.done for s in self.running),
             "kv_tokens_kept": sum(map(self.slots.length, self.slots.free)),
             "kv_tokens_room": self.model.slots * self.context,
-            "busy_s_total": self.busy_s,
+            "busy_s_total": self.busy_s + self.embeddings.busy_s,
             "step_s": self.step_s,
             "limit_batch": self.limits.batch,
             "limit_prefill_tokens": self.limits.prefill_tokens,
@@ -241,11 +251,15 @@ class Torch:
             if sequence.request.logprobs is not None:
                 event.logprobs = [self._logprob(logits, token, sequence.request.logprobs)]
         except Exception as error:  # noqa: BLE001 - whatever one request's text does, the others go on
-            return Event(sequence.request.id, error=as_error(error).as_dict())
+            return Event(sequence.request.id, error=as_error(error).as_dict(), usage=sequence.usage())
         return event
 
-    def _share(self, plan: Plan, seconds: float) -> None:
-        """A step's seconds among those it worked for, by their floating-point operations."""
+    def _share(self, plan: Plan, began: float) -> None:
+        """A step's seconds among those it worked for, by their floating-point operations. What was done since the step
+        before, to tell of it and to get ready, is a part of them."""
+        now = time.monotonic()
+        seconds = now - (began if self.worked is None else self.worked)
+        self.worked = now
         flops = [self.model.flops(span) for _, span in plan]
         second = seconds / sum(flops)
         for (sequence, span), own in zip(plan, flops, strict=True):

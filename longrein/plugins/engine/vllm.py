@@ -102,11 +102,12 @@ class Vllm:
         self.counts["tokens_in_total"] += len(prompt)
         self.tasks[request.id] = self.loop.create_task(self._ask(request, body))
 
-    def cancel(self, id: str) -> None:
+    def cancel(self, id: str) -> Usage | None:
         if task := self.tasks.pop(id, None):
             task.cancel()
             self.loop.run_until_complete(asyncio.wait([task]))  # its connection is closed: vLLM aborts the request
             self.events = [event for event in self.events if event.id != id]
+        return None  # vLLM does not tell
 
     def step(self) -> list[Event]:
         if not self.tasks:

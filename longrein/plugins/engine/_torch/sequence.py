@@ -74,7 +74,7 @@ class Sequence:
         """Its logits are not numbers."""
         message = "the model's output for this request is not a number"
         hint = "try dtype: float32, or look whether the model's training diverged"
-        return Event(self.request.id, error=Error("failed", message, hint).as_dict())
+        return Event(self.request.id, error=Error("failed", message, hint).as_dict(), usage=self.usage())
 
     def usage(self) -> Usage:
         return Usage(

@@ -11,8 +11,11 @@ from longrein.core.ledger.drift import Drift
 from longrein.core.ledger.events import Event, Events
 from longrein.core.ledger.feedback import Feedback
 from longrein.core.ledger.keys import ApiKey, Keys
+from longrein.core.ledger.notices import Notices
+from longrein.core.ledger.objectives import Objectives
 from longrein.core.ledger.rollouts import Rollout, Rollouts
 from longrein.core.ledger.runs import Run, Runs
+from longrein.core.ledger.silences import Silence, Silences
 from longrein.core.ledger.traffic import Block, Traffic
 from longrein.core.ledger.work import Claim, Item, Work
 
@@ -29,6 +32,7 @@ __all__ = [
     "Lineage",
     "Rollout",
     "Run",
+    "Silence",
     "Verdict",
     "now_ms",
 ]
@@ -50,6 +54,9 @@ class Ledger:
         self.traffic = Traffic(self.db)
         self.alerts = Alerts(self.db, self.events)
         self.drift = Drift(self.db, self.events)
+        self.silences = Silences(self.db, self.events)
+        self.notices = Notices(self.db)
+        self.objectives = Objectives(self.db)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

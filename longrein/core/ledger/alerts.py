@@ -31,6 +31,13 @@ class Alert:
     updated_ms: int
     resolved_ms: int | None
 
+    @classmethod
+    def of(cls, row: Any) -> "Alert":
+        """From a row of the table."""
+        values = dict(row._mapping)
+        values.pop("firing")
+        return cls(**values)
+
     @property
     def firing(self) -> bool:
         return self.resolved_ms is None
@@ -62,7 +69,7 @@ class Alerts:
             made = connection.execute(statement.returning(alerts.c.id)).scalar()
             if made is None:
                 connection.execute(alerts.update().where(alerts.c.firing == new.key).values(told))
-                return _alert(connection.execute(sa.select(alerts).where(alerts.c.firing == new.key)).one())
+                return Alert.of(connection.execute(sa.select(alerts).where(alerts.c.firing == new.key)).one())
             new = replace(new, id=made)
             self._tell(new, "fired", actor)
         return new
@@ -78,7 +85,7 @@ class Alerts:
             row = connection.execute(alerts.update().where(*mine).values(values).returning(alerts)).first()
             if row is None:
                 return None
-            over = _alert(row)
+            over = Alert.of(row)
             self._tell(over, "resolved", actor)
         return over
 
@@ -95,14 +102,8 @@ class Alerts:
     def _select(self, where: Sequence[Any], limit: int = 1000) -> list[Alert]:
         query = sa.select(alerts).where(*where).order_by(alerts.c.id.desc()).limit(limit)
         with self.db.read() as connection:
-            return [_alert(row) for row in connection.execute(query)]
+            return [Alert.of(row) for row in connection.execute(query)]
 
     def _tell(self, alert: Alert, what: str, actor: str) -> None:
         data = {"alert": alert.id, "name": alert.name, "severity": alert.severity, "summary": alert.summary}
         self.events.append(actor, f"alert.{what}", alert.subject, about=alert.kind, **data)
-
-
-def _alert(row: Any) -> Alert:
-    values = dict(row._mapping)
-    values.pop("firing")
-    return Alert(**values)

@@ -367,3 +367,47 @@ alerts = sa.Table(
     _column("resolved_ms", sa.BigInteger, nullable=True),
     sa.Index("ix_alerts_subject_id", "subject", "id"),
 )
+silences = sa.Table(
+    "silences",
+    metadata,
+    _column("id", Id, primary_key=True, autoincrement=True),
+    _column("kind", Key),  # of the alerts that are not told; "" is any, here and below
+    _column("subject", Key),
+    _column("name", Key),
+    _column("reason", sa.Text),
+    _column("actor", sa.Text),
+    _column("start_ms", sa.BigInteger),
+    _column("end_ms", sa.BigInteger, index=True),
+)
+notices = sa.Table(  # the outbox: what is to be told of an alert, to whom, and what came of it
+    "notices",
+    metadata,
+    _column("channel", Key, primary_key=True),
+    _column("alert_id", Id, primary_key=True),
+    _column("turn", sa.Integer, primary_key=True),  # 0 when it fires; then each time it is told again, and its end
+    _column("what", sa.String),  # firing | resolved
+    _column("severity", sa.String),
+    _column("due_ms", sa.BigInteger),
+    _column("done_ms", sa.BigInteger, nullable=True),  # sent, or given up
+    _column("error", sa.Text, server_default=""),  # why it was given up; "" if it was not
+    sa.Index("ix_notices_channel_done_ms_due_ms", "channel", "done_ms", "due_ms"),
+)
+channels = sa.Table(  # who sends to a channel just now, and how it goes
+    "channels",
+    metadata,
+    _column("name", Key, primary_key=True),
+    _column("token", sa.String(32), server_default=""),
+    _column("lease_ms", sa.BigInteger, server_default="0"),
+    _column("tries", sa.Integer, server_default="0"),  # that failed, since the last that did not
+    _column("retry_ms", sa.BigInteger, server_default="0"),  # not before
+    _column("failing_ms", sa.BigInteger, nullable=True),  # since when
+    _column("error", sa.Text, server_default=""),
+)
+objectives = sa.Table(  # how each objective of an endpoint stood when it was looked at last
+    "objectives",
+    metadata,
+    _column("endpoint", Key, primary_key=True),
+    _column("name", Key, primary_key=True),
+    _column("state", sa.JSON),
+    _column("updated_ms", sa.BigInteger),
+)

@@ -392,3 +392,48 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     raise NotImplementedError("the ledger only moves forward")
+    op.create_table(
+        "silences",
+        sa.Column("id", Id, autoincrement=True, nullable=False),
+        sa.Column("kind", Key, nullable=False),
+        sa.Column("subject", Key, nullable=False),
+        sa.Column("name", Key, nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("start_ms", sa.BigInteger(), nullable=False),
+        sa.Column("end_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_silences")),
+    )
+    op.create_index(op.f("ix_silences_end_ms"), "silences", ["end_ms"], unique=False)
+    op.create_table(
+        "notices",
+        sa.Column("channel", Key, nullable=False),
+        sa.Column("alert_id", Id, nullable=False),
+        sa.Column("turn", sa.Integer(), nullable=False),
+        sa.Column("what", sa.String(), nullable=False),
+        sa.Column("severity", sa.String(), nullable=False),
+        sa.Column("due_ms", sa.BigInteger(), nullable=False),
+        sa.Column("done_ms", sa.BigInteger(), nullable=True),
+        sa.Column("error", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("channel", "alert_id", "turn", name=op.f("pk_notices")),
+    )
+    op.create_index("ix_notices_channel_done_ms_due_ms", "notices", ["channel", "done_ms", "due_ms"], unique=False)
+    op.create_table(
+        "channels",
+        sa.Column("name", Key, nullable=False),
+        sa.Column("token", sa.String(length=32), server_default="", nullable=False),
+        sa.Column("lease_ms", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("retry_ms", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("failing_ms", sa.BigInteger(), nullable=True),
+        sa.Column("error", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_channels")),
+    )
+    op.create_table(
+        "objectives",
+        sa.Column("endpoint", Key, nullable=False),
+        sa.Column("name", Key, nullable=False),
+        sa.Column("state", sa.JSON(), nullable=False),
+        sa.Column("updated_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("endpoint", "name", name=op.f("pk_objectives")),
+    )

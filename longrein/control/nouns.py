@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from longrein.core import plugins
+from longrein.core import drift, plugins
 from longrein.core.digest import of_tree
 from longrein.core.errors import Error, nearest
 from longrein.core.ledger.aliases import APPROVAL
@@ -257,6 +257,11 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
         *((("models", n, "trainer"), "trainer", m.trainer) for n, m in spec.models.items()),
         *((("evaluations", n, "trainer"), "trainer", e.trainer) for n, e in spec.evaluations.items()),
         *((("endpoints", n, "engine"), "engine", e.engine) for n, e in spec.endpoints.items()),
+        *(
+            (("endpoints", n, "drift", "detector"), "detector", d.plugin[0])
+            for n, e in spec.endpoints.items()
+            if (d := drift.declared(e.drift))
+        ),
         *((("trackers", n, "tracker"), "tracker", t.tracker) for n, t in spec.trackers.items()),
         (("compute", "executor"), "executor", spec.compute.executor),
         *((("compute", "runner"), "runner", name) for name in _one(spec.compute.runner)),

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from longrein.core.digest import canonical
+from longrein.core.drift import Drift
 from longrein.core.limit import Limit, Price
 from longrein.core.record import DAYS, TEXT_DAYS
 from longrein.core.step import Context, Input
@@ -42,6 +43,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     price: Price | None = None  # of its tokens, for budgets in USD and the cost of each request
     cache: Cache | None = None
     fallback: list[str] = []  # other endpoints, which answer what this one cannot
+    drift: bool | Drift = False  # whether what it is asked and answers is still as it was
 
     def __post_init__(self) -> None:
         if self.upstream is None and self.model is None:

@@ -307,7 +307,7 @@ class Detector(Protocol):
         ...
 
     def learn(self, values: "npt.NDArray[np.float64]", seasons: "npt.NDArray[np.int64]") -> None:
-        """Values that are as they should be, each with its season, from 0; they are not judged."""
+        """Values that are as they should be, not to be judged, each with its season; -1 where that is not known."""
         ...
 
     def observe(self, values: "npt.NDArray[np.float64]", seasons: "npt.NDArray[np.int64]") -> "npt.NDArray[np.float64]":

@@ -59,7 +59,8 @@ class Conformal:
             if not len(values):
                 return
             self._cut(values)
-        np.add.at(self._counts, (seasons, self._bins(values)), 1)
+        told = seasons >= 0
+        np.add.at(self._counts, (seasons[told], self._bins(values[told])), 1)
 
     def observe(self, values: F64, seasons: I64) -> F64:
         evidence = np.full(len(values), self.evidence)

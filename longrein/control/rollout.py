@@ -24,7 +24,7 @@ from longrein.models.experiment.describe import state_of, strategy_of
 from longrein.models.experiment.judge import Arm
 from longrein.models.experiment.rollout import Gradual, Seen, State
 
-TIMINGS = {"latency_ms": "latency", "ttft_ms": "ttft"}
+TIMINGS = {"latency_ms": "latency", "ttft_ms": "ttft", "cost_usd": "cost"}
 EVERY_S = 1.0  # a look at nothing under way is one small query
 SHADOW = "shadow"  # the arm of copies in the ledger's traffic
 log = logging.getLogger(__name__)

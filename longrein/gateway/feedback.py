@@ -82,7 +82,7 @@ class _Feedback:
         new = self.ledger.feedback.put(row["id"], values, source=key.id if key else "", label=label, **where)
         for name in new:
             if (value := said.get(name)) is not None:
-                self.tally.score(row["endpoint"], row["release"], row["arm"], name, value)
+                self.tally.score(row["endpoint"], row["release"], row["arm"], name, value, row["team"])
         age_s = max(0, now_ms() - row["ts_ms"]) / 1000
         self.metrics.feedback.add((row["endpoint"], "new"), len(new))
         self.metrics.feedback.add((row["endpoint"], "duplicate"), len(values) - len(new))

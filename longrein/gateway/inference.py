@@ -20,6 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from longrein.core.errors import Error
 from longrein.core.generation import Event, Usage
 from longrein.core.ledger import ApiKey, now_ms
+from longrein.core.ledger.traffic import MISSED
 from longrein.gateway import openai
 from longrein.gateway.answer import Answer, Completion, error_event
 from longrein.gateway.cache import Cache, Caches, Entry, Replay, key_of
@@ -241,7 +242,9 @@ class Inference:
     def _missed(self, exchange: "Exchange", error: Error) -> None:
         """Count a failure that another release makes good: or it would be nobody's, and its rollout would not know."""
         if exchange.record.release and self.recorder.tally:
-            missed = msgspec.structs.replace(exchange.record, status=error.http_status, error=error.code)
+            missed = msgspec.structs.replace(
+                exchange.record, arm=MISSED, status=error.http_status, error=error.code, finish_reason="error"
+            )
             self.recorder.tally.add([missed])
 
     async def _answer(self, exchange: "Exchange", call: Call, replica: Replica) -> None:

@@ -10,12 +10,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from longrein.core.errors import Error
 from longrein.core.ledger import Block, Ledger, now_ms
-from longrein.core.ledger.traffic import BLOCK_MS
+from longrein.core.ledger.traffic import BLOCK_MS, MOST_TEAMS, OTHER
 from longrein.core.record import Record
 
 EVERY_S = 1.0
 COMPACT_S = 600.0
+FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter", "cancelled", "error"})  # and OTHER
 MOST = 2_000  # blocks held while the ledger is away; then the oldest go, for the request log has them too
+Key = tuple[int, str, str, str, str]  # start_ms, endpoint, release, arm, team
 log = logging.getLogger(__name__)
 
 
@@ -28,8 +30,9 @@ class Tally:
         self.dropped = 0
         self._worker = secrets.token_hex(8)
         self._start_ms = 0
-        self._blocks: dict[tuple[int, str, str, str], Block] = {}
-        self._changed: set[tuple[int, str, str, str]] = set()
+        self._blocks: dict[Key, Block] = {}
+        self._changed: set[Key] = set()
+        self._teams = 0  # blocks of teams in the open block of time
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._failing = False
@@ -44,12 +47,12 @@ class Tally:
             start_ms = self._now()
             for record in records:
                 if record.endpoint:
-                    _count(self._block(start_ms, record.endpoint, record.release, record.arm), record)
+                    _count(self._block((start_ms, record.endpoint, record.release, record.arm, record.team)), record)
 
-    def score(self, endpoint: str, release: str, arm: str, name: str, value: float) -> None:
+    def score(self, endpoint: str, release: str, arm: str, name: str, value: float, team: str = "") -> None:
         """One piece of feedback."""
         with self._lock:
-            self._block(self._now(), endpoint, release, arm).score(name, value)
+            self._block((self._now(), endpoint, release, arm, team)).score(name, value)
 
     def flush(self) -> None:
         """Write what changed. Errors: the ledger's; then nothing is lost."""
@@ -95,19 +98,23 @@ class Tally:
         """The open block's start. When the clock is set back, blocks of a time that was written already begin anew
         under another name."""
         start_ms = now_ms() // BLOCK_MS * BLOCK_MS
-        if start_ms < self._start_ms and not self._changed:
+        if start_ms == self._start_ms or (start_ms < self._start_ms and self._changed):
+            return self._start_ms  # until all that changed is written
+        if start_ms < self._start_ms:
             self._worker, self._blocks = secrets.token_hex(8), {}
-        elif start_ms < self._start_ms:
-            return self._start_ms  # until that is written
-        self._start_ms = start_ms
+        self._start_ms, self._teams = start_ms, 0
         return start_ms
 
-    def _block(self, start_ms: int, endpoint: str, release: str, arm: str) -> Block:
-        key = (start_ms, endpoint, release, arm)
-        self._changed.add(key)
+    def _block(self, key: Key) -> Block:
         block = self._blocks.get(key)
         if block is None:
-            block = self._blocks[key] = Block(endpoint, release, start_ms, arm=arm)
+            start_ms, endpoint, release, arm, team = key
+            if team and team != OTHER:
+                if self._teams >= MOST_TEAMS:
+                    return self._block((*key[:-1], OTHER))
+                self._teams += 1
+            block = self._blocks[key] = Block(endpoint, release, start_ms, arm=arm, team=team)
+        self._changed.add(key)
         return block
 
     def _bound(self) -> None:
@@ -117,23 +124,35 @@ class Tally:
 
 
 def _copy(block: Block) -> Block:
-    copy = Block(block.endpoint, block.release, block.start_ms, arm=block.arm)
+    copy = Block(block.endpoint, block.release, block.start_ms, arm=block.arm, team=block.team)
     copy.merge(block)
     return copy
 
 
 def _count(block: Block, r: Record) -> None:
+    status, reason = r.status, r.finish_reason if r.finish_reason in FINISHES else OTHER
     block.requests += 1
-    block.errors += r.status >= 500
-    block.refused += r.status == 429
-    block.cancelled += r.status == 499
+    block.errors += status >= 500
+    block.refused += status == 429
+    block.cancelled += status == 499
     block.guarded += bool(r.guards)
+    block.refusals += r.refusal
+    block.cached += r.cached
     block.tokens_in += r.prompt_tokens
     block.tokens_out += r.completion_tokens
+    block.tokens_cached += r.cached_tokens
     block.cost_usd += r.cost_usd or 0.0
-    if r.status == 200:
-        block.time("latency_ms", r.total_ms)
-        if r.ttft_ms is not None:
-            block.time("ttft_ms", r.ttft_ms)
-            if r.completion_tokens > 1:
-                block.time("token_ms", (r.total_ms - r.ttft_ms) / (r.completion_tokens - 1))
+    code = str(status)
+    block.statuses[code] = block.statuses.get(code, 0) + 1
+    block.finishes[reason] = block.finishes.get(reason, 0) + 1
+    if status != 200:
+        return
+    block.time("latency_ms", r.total_ms)
+    if r.cost_usd is not None:
+        block.time("cost_usd", r.cost_usd)
+    if r.queue_ms is not None:
+        block.time("queue_ms", r.queue_ms)
+    if r.ttft_ms is not None:
+        block.time("ttft_ms", r.ttft_ms)
+        if r.completion_tokens > 1:
+            block.time("token_ms", (r.total_ms - r.ttft_ms) / (r.completion_tokens - 1))

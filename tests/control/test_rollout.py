@@ -72,6 +72,19 @@ def refused(code: str, action: Any, *args: Any, **given: Any) -> Error:
     return caught.value
 
 
+def test_a_canary_whose_answers_cost_more_is_taken_back(ledger: Ledger, pair: tuple[Asset, Asset]) -> None:
+    strategy = gradual(judge={"metrics": {"cost": {}}, "deadline_s": 600})
+    begin(ledger, *pair, strategy, actor="ann", clock=lambda: START)
+    for block in range(20):
+        for asset, usd in zip(pair, (0.001, 0.002), strict=True):
+            made = Block("shop", asset.digest, START + block * BLOCK_MS, requests=50)
+            for i in range(50):
+                made.time("cost_usd", usd * (1 + i % 5 / 20))
+            ledger.traffic.put("w", [made])
+    moved = step(ledger, 200 + LATER_MS / 1000)
+    assert [r.status for r in moved] == ["rolled_back"] and "cost: a candidate's is the greater" in moved[0].reason
+
+
 def test_no_release_gets_any_traffic_that_its_gates_have_not_passed(ledger: Ledger, pair: tuple[Asset, Asset]) -> None:
     ledger.aliases.guard("release", "shop", "prod", {"quality": "q1"}, actor="ann")
     error = refused("blocked", begin, ledger, *pair, gradual(), actor="ann")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from longrein.core.histogram import Histogram
 from longrein.core.ledger import Block, Ledger
-from longrein.core.ledger.traffic import BLOCK_MS, DAY_MS, KEPT
+from longrein.core.ledger.traffic import BLOCK_MS, DAY_MS, KEPT, MOST_NAMES, MOST_TEAMS, OTHER
 
 NOW = 1_700_000_000_000 // DAY_MS * DAY_MS
 
@@ -43,6 +44,46 @@ def test_workers_are_merged_and_releases_arms_and_endpoints_are_not(ledger: Ledg
     assert [b.start_ms for b in ledger.traffic.blocks("support", NOW + 1, NOW + BLOCK_MS + 1)] == [NOW + BLOCK_MS]
     assert ledger.traffic.blocks("support", NOW, NOW) == [] == ledger.traffic.blocks("nobody")
     assert total(ledger.traffic.blocks("客服")) == 1
+
+
+def test_teams_are_merged_unless_they_are_asked_for(ledger: Ledger):
+    rows = [block(team=team, statuses={"200": 1}, finishes={"stop": 1}) for team in ("", "甲", "sales")]
+    ledger.traffic.put("w1", rows)
+    ledger.traffic.put("w2", rows)
+    (whole,) = ledger.traffic.blocks("support")
+    assert (whole.team, whole.requests, whole.statuses, whole.finishes) == ("", 6, {"200": 6}, {"stop": 6})
+    assert [(b.team, b.requests) for b in ledger.traffic.blocks("support", teams=True)] == [
+        ("", 2), ("sales", 2), ("甲", 2)
+    ]  # fmt: skip
+
+
+def test_all_endpoints_and_the_machine_can_be_read_at_once(ledger: Ledger):
+    machine = block(endpoint="", release="host")
+    machine.gauges["cpu"] = Histogram([0.5])
+    ledger.traffic.put("w1", [block(), block(endpoint="客服"), machine])
+    found = ledger.traffic.blocks(None)
+    assert [b.endpoint for b in found] == ["", "support", "客服"] and found[0].gauges["cpu"].sum == 0.5
+
+
+def test_teams_without_end_stay_few_once_blocks_are_joined(ledger: Ledger):
+    old = (NOW - 2 * DAY_MS) // 300_000 * 300_000
+    ledger.traffic.put("w1", [
+        block(old + i * BLOCK_MS, team=f"t{i}-{k}", requests=1 + (k == 0)) for i in range(30) for k in range(20)
+    ])  # fmt: skip
+    while ledger.traffic.compact(NOW):
+        pass
+    found = {b.team: b.requests for b in ledger.traffic.blocks("support", teams=True)}
+    assert len(found) <= MOST_TEAMS + 1 and sum(found.values()) == 630 and found[OTHER] == 630 - 30 * 2 - 70
+    assert all(found[f"t{i}-0"] == 2 for i in range(30))
+
+
+def test_names_of_scores_without_end_stay_few():
+    made, other = block(), block()
+    for i in range(1000):
+        made.score(f"name {i}", 1)
+        other.score(f"another {i}", 1)
+    made.merge(other)
+    assert len(made.scores) == MOST_NAMES + 1 and sum(h.count for h in made.scores.values()) == 2000
 
 
 def test_blocks_that_have_not_ended_are_not_shown_unless_asked_for(ledger: Ledger):

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from longrein.core.errors import Error
 from longrein.core.ledger import Ledger
-from longrein.core.ledger.traffic import BLOCK_MS
+from longrein.core.ledger.traffic import BLOCK_MS, MOST_TEAMS, OTHER
 from longrein.core.record import Segment
 from longrein.data import seal
 from longrein.data.requests import RequestLog
@@ -101,7 +101,8 @@ def test_traffic_is_counted_by_block_release_and_kind(ledger: Ledger):
     tally = Tally(ledger)
     ok = {"release": "r1", "total_ms": 30.0, "ttft_ms": 10.0, "prompt_tokens": 5, "completion_tokens": 11}
     tally.add([
-        record(1, **ok, cost_usd=0.25), record(2, **ok, guards=["pii:masked"]), record(3, release="r1", status=429),
+        record(1, **ok, cost_usd=0.25, cached_tokens=3, finish_reason="stop", queue_ms=5.0),
+        record(2, **ok, guards=["pii:masked"], refusal=True, cached=True), record(3, release="r1", status=429),
         record(4, release="r1", status=499), record(5, release="r1", status=503), record(6, release="r1", status=400),
         record(7, release="r2", arm="shadow"), record(8, endpoint=""),
     ])  # fmt: skip
@@ -111,11 +112,32 @@ def test_traffic_is_counted_by_block_release_and_kind(ledger: Ledger):
     tally.close()
     one, shadow = ledger.traffic.blocks("支持", until_ms=FOREVER)
     assert (one.requests, one.errors, one.refused, one.cancelled, one.guarded) == (6, 1, 1, 1, 1)
+    assert (one.refusals, one.cached, one.tokens_cached) == (1, 1, 3)
     assert (one.tokens_in, one.tokens_out, one.cost_usd) == (10, 22, 0.25)
+    assert one.statuses == {"200": 2, "429": 1, "499": 1, "503": 1, "400": 1}
+    assert one.finishes == {"stop": 1, "other": 5}
+    assert one.timings.pop("cost_usd").sum == 0.25 and one.timings.pop("queue_ms").sum == 5
     assert {k: (h.count, round(h.quantile(0.5))) for k, h in one.timings.items()} == {
         "latency_ms": (2, 30), "ttft_ms": (2, 10), "token_ms": (2, 2)
     }  # fmt: skip
     assert one.scores["helpful"].mean == 1 and (shadow.release, shadow.arm) == ("r2", "shadow")
+
+
+def test_made_up_teams_users_models_and_reasons_grow_neither_memory_nor_the_ledger(ledger: Ledger, monkeypatch):
+    monkeypatch.setattr(tally_module, "now_ms", lambda: 1_700_000_000_000)
+    monkeypatch.setattr(tally_module, "EVERY_S", 3600)
+    tally = Tally(ledger)
+    for start in range(0, 100_000, 1000):
+        tally.add(
+            record(1, endpoint="support", team=f"team {i}", user=f"user {i}", finish_reason=f"reason {i}")
+            for i in range(start, start + 1000)
+        )
+    assert len(tally._blocks) == MOST_TEAMS + 1
+    tally.close()
+    found = {b.team: b for b in ledger.traffic.blocks("support", until_ms=FOREVER, teams=True)}
+    assert len(found) == MOST_TEAMS + 1 and found[OTHER].requests == 100_000 - MOST_TEAMS
+    (whole,) = ledger.traffic.blocks("support", until_ms=FOREVER)
+    assert whole.requests == 100_000 and whole.finishes == {OTHER: 100_000}
 
 
 @contextlib.contextmanager

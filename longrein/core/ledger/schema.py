@@ -328,17 +328,24 @@ traffic = sa.Table(
     _column("length_ms", sa.BigInteger, primary_key=True),
     _column("release", Key, primary_key=True),  # digest; "" for requests that reached no release
     _column("arm", Key, primary_key=True),
+    _column("team", Key, primary_key=True),
     _column("worker", Key, primary_key=True),  # the gateway process that wrote it; "" once blocks were joined
     _column("requests", sa.BigInteger),
     _column("errors", sa.BigInteger),
     _column("refused", sa.BigInteger),
     _column("cancelled", sa.BigInteger),
     _column("guarded", sa.BigInteger),
+    _column("refusals", sa.BigInteger),
+    _column("cached", sa.BigInteger),
     _column("tokens_in", sa.BigInteger),
     _column("tokens_out", sa.BigInteger),
+    _column("tokens_cached", sa.BigInteger),
     _column("cost_usd", Double),
-    _column("timings", sa.Text),  # {name: core.histogram as JSON}
+    _column("statuses", sa.Text),  # {name: count}, as JSON
+    _column("finishes", sa.Text),
+    _column("timings", sa.Text),  # {name: core.histogram}, as JSON
     _column("scores", sa.Text),
+    _column("gauges", sa.Text),
     sa.Index("ix_traffic_length_ms_start_ms", "length_ms", "start_ms"),
     sqlite_with_rowid=False,
 )

@@ -20,51 +20,92 @@ SETTLED_MS = 3_000  # after a block's end: by then every gateway that can has wr
 # A block's length, how long such blocks are kept, and the length of those it becomes part of then (0: none).
 KEPT = ((BLOCK_MS, DAY_MS, 300_000), (300_000, 14 * DAY_MS, 3_600_000), (3_600_000, 400 * DAY_MS, 0))
 COUNTS = (
-    "requests", "errors", "refused", "cancelled", "guarded", "tokens_in", "tokens_out", "cost_usd"
+    "requests", "errors", "refused", "cancelled", "guarded", "refusals", "cached", "tokens_in", "tokens_out",
+    "tokens_cached", "cost_usd",
 )  # fmt: skip
+TALLIES = ("statuses", "finishes")
+HISTOGRAMS = ("timings", "scores", "gauges")
+MISSED = "missed"  # the arm of answers that failed and that another release gave: no client saw the failure
+MOST_TEAMS = MOST_NAMES = 100  # of an endpoint's release in a block, and of scores: whoever names them, rows stay few
+OTHER = "other"
 
 
 class Block:
-    """One release's share of an endpoint's traffic in [start_ms, start_ms + length_ms).
+    """One release's share of an endpoint's traffic in [start_ms, start_ms + length_ms), by the team that asked.
 
     requests: all that ended in it. Among them errors: 5xx, the engine's included, not a client's mistakes; refused:
-    429; cancelled: the client hung up; guarded: a guard acted. timings: {"latency_ms" | "ttft_ms" | "token_ms"} of
-    those answered. scores: what feedback said, by metric, in the block it arrived in; true is 1 and false is 0.
+    429; cancelled: the client hung up; guarded: a guard acted; refusals: the model declined; cached: answered from the
+    gateway's cache. cost_usd: of those whose price is known. statuses, finishes: how many by HTTP status, and by finish
+    reason. timings: {"latency_ms" | "ttft_ms" | "token_ms" | "queue_ms" | "cost_usd"} of those answered. scores: what
+    feedback said, by metric, in the block it arrived in; true is 1 and false is 0. gauges: what was sampled once a
+    second of the release's engine, see longrein.gateway.sampler; endpoint "" holds the machine's, its host's name being
+    the release.
     """
 
-    __slots__ = ("arm", "endpoint", "length_ms", "release", "scores", "start_ms", "timings", *COUNTS)
+    __slots__ = ("arm", "endpoint", "length_ms", "release", "start_ms", "team", *COUNTS, *TALLIES, *HISTOGRAMS)
+
+    endpoint: str
+    release: str
+    arm: str
+    team: str
+    requests: int
+    errors: int
+    refused: int
+    cancelled: int
+    guarded: int
+    refusals: int
+    cached: int
+    tokens_in: int
+    tokens_out: int
+    tokens_cached: int
+    cost_usd: float
+    statuses: dict[str, int]
+    finishes: dict[str, int]
+    timings: dict[str, Histogram]
+    scores: dict[str, Histogram]
+    gauges: dict[str, Histogram]
 
     def __init__(
-        self, endpoint: str, release: str, start_ms: int, *, arm: str = "", length_ms: int = BLOCK_MS, **counts: Any
-    ) -> None:
-        """release: its digest, or "" for requests that reached none. arm: "" for answers that clients saw, else what
-        the roll-out calls it ("shadow")."""
-        self.endpoint, self.release, self.arm = endpoint, release, arm
+        self, endpoint: str, release: str, start_ms: int, *, arm: str = "", team: str = "", length_ms: int = BLOCK_MS,
+        **counts: Any,
+    ) -> None:  # fmt: skip
+        """release: its digest, or "" for requests that reached none. arm: "" for answers that clients saw, MISSED for
+        failures that they did not, else what the roll-out calls it ("shadow")."""
+        self.endpoint, self.release, self.arm, self.team = endpoint, release, arm, team
         self.start_ms, self.length_ms = start_ms, length_ms
-        self.requests = self.errors = self.refused = self.cancelled = self.guarded = 0
-        self.tokens_in = self.tokens_out = 0
+        self.requests = self.errors = self.refused = self.cancelled = self.guarded = self.refusals = self.cached = 0
+        self.tokens_in = self.tokens_out = self.tokens_cached = 0
         self.cost_usd = 0.0
-        self.timings: dict[str, Histogram] = {}
-        self.scores: dict[str, Histogram] = {}
+        self.statuses, self.finishes = {}, {}
+        self.timings, self.scores, self.gauges = {}, {}, {}
         for name, value in counts.items():
             setattr(self, name, value)
 
     @property
-    def key(self) -> tuple[int, int, str, str, str]:
-        return self.start_ms, self.length_ms, self.endpoint, self.release, self.arm
+    def key(self) -> tuple[int, int, str, str, str, str]:
+        return self.start_ms, self.length_ms, self.endpoint, self.release, self.arm, self.team
 
     def time(self, name: str, value: float) -> None:
         (self.timings.get(name) or self.timings.setdefault(name, Histogram())).record(value)
 
     def score(self, name: str, value: float) -> None:
+        if name not in self.scores and len(self.scores) >= MOST_NAMES:
+            name = OTHER
         (self.scores.get(name) or self.scores.setdefault(name, Histogram())).record(value)
 
     def merge(self, other: "Block") -> None:
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for mine, theirs in ((self.timings, other.timings), (self.scores, other.scores)):
-            for name, histogram in theirs.items():
-                mine.setdefault(name, Histogram()).merge(histogram)
+        for name in TALLIES:
+            mine = getattr(self, name)
+            for key, count in getattr(other, name).items():
+                mine[key] = mine.get(key, 0) + count
+        for name in HISTOGRAMS:
+            mine = getattr(self, name)
+            for key, histogram in getattr(other, name).items():
+                if key not in mine and name == "scores" and len(mine) >= MOST_NAMES:
+                    key = OTHER
+                mine.setdefault(key, Histogram()).merge(histogram)
 
     def __repr__(self) -> str:
         return f"Block({self.endpoint} {self.release[:12]} {self.arm} at {self.start_ms}: {self.requests} requests)"
@@ -85,20 +126,24 @@ class Traffic:
         with self.db.write() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=KEY, set_=changed), rows)
 
-    def blocks(self, endpoint: str, since_ms: int = 0, until_ms: int | None = None) -> list[Block]:
-        """Blocks that start in [since_ms, until_ms), by time, release and arm, merged over the gateways.
+    def blocks(
+        self, endpoint: str | None, since_ms: int = 0, until_ms: int | None = None, *, teams: bool = False
+    ) -> list[Block]:
+        """Blocks that start in [since_ms, until_ms), by time, release and arm, merged over the gateways, and over the
+        teams unless those are asked for. endpoint: None is all of them, and the machines.
 
         until_ms is by default such that every block returned has ended, and was written by every gateway that reaches
         the ledger. Old blocks are longer than new ones: see KEPT.
         """
         if until_ms is None:
             until_ms = (now_ms() - SETTLED_MS) // BLOCK_MS * BLOCK_MS
-        here = (traffic.c.endpoint == endpoint, traffic.c.start_ms >= since_ms, traffic.c.start_ms < until_ms)
+        here = [traffic.c.start_ms >= since_ms, traffic.c.start_ms < until_ms]
+        here += [traffic.c.endpoint == endpoint] if endpoint is not None else []
         query = sa.select(traffic).where(*here).order_by(*(traffic.c[name] for name in KEY))
         with self.db.read() as connection:
-            return list(_merged(_block(row) for row in connection.execute(query)).values())
+            return list(_merged(_block(row, teams) for row in connection.execute(query)).values())
 
-    def compact(self, now: int, windows: int = 24) -> int:
+    def compact(self, now: int, windows: int = 6) -> int:
         """Join blocks past their time into longer ones, and forget the oldest: at most `windows` of the longer blocks,
         so that it is soon done; the number of rows that went, 0 when nothing was left to do."""
         return sum(self._join(length, now - kept, longer, windows) for length, kept, longer in KEPT)
@@ -119,8 +164,8 @@ class Traffic:
         with self.db.write() as connection:
             gone = connection.execute(traffic.delete().where(*within).returning(traffic)).all()
             if longer and gone:
-                joined = _merged(_moved(_block(row), longer) for row in gone)
-                connection.execute(traffic.insert(), [_row("", block) for block in joined.values()])
+                joined = _few(_merged(_moved(_block(row), longer) for row in gone))
+                connection.execute(traffic.insert(), [_row("", block) for block in joined])
         return len(gone)
 
 
@@ -138,30 +183,41 @@ def _merged(blocks: Iterable[Block]) -> dict[Any, Block]:
     return found
 
 
+def _few(blocks: dict[Any, Block]) -> Iterable[Block]:
+    """With the teams that asked most, and the others as one: teams that come and go would make rows without end."""
+    teams: dict[Any, list[Block]] = {}
+    for block in blocks.values():
+        teams.setdefault(block.key[:-1], []).append(block)
+    for found in teams.values():
+        found.sort(key=lambda block: (block.team not in ("", OTHER), -block.requests))
+        for block in found[MOST_TEAMS:]:
+            block.team = OTHER
+        yield from _merged(found).values()
+
+
 def _moved(block: Block, length_ms: int) -> Block:
     block.start_ms, block.length_ms = block.start_ms // length_ms * length_ms, length_ms
     return block
 
 
 def _row(worker: str, block: Block) -> dict[str, Any]:
-    key = {"endpoint": block.endpoint, "release": block.release, "arm": block.arm, "worker": worker}
-    when = {"start_ms": block.start_ms, "length_ms": block.length_ms}
-    return {**key, **when, **{name: getattr(block, name) for name in COUNTS},
-            "timings": _told(block.timings), "scores": _told(block.scores)}  # fmt: skip
+    key = {name: getattr(block, name) for name in KEY if name != "worker"}
+    told = {name: _encode(getattr(block, name)).decode() for name in TALLIES}
+    told |= {
+        name: _encode({key: histogram.as_json() for key, histogram in getattr(block, name).items()}).decode()
+        for name in HISTOGRAMS
+    }
+    return {"worker": worker, **key, **told, **{name: getattr(block, name) for name in COUNTS}}
 
 
-def _block(row: Any) -> Block:
+def _block(row: Any, teams: bool = True) -> Block:
     block = Block(
-        row.endpoint, row.release, row.start_ms, arm=row.arm, length_ms=row.length_ms,
+        row.endpoint, row.release, row.start_ms, arm=row.arm, team=row.team if teams else "", length_ms=row.length_ms,
         **{name: getattr(row, name) for name in COUNTS},
     )  # fmt: skip
-    block.timings, block.scores = _read(row.timings), _read(row.scores)
+    for name in TALLIES:
+        setattr(block, name, msgspec.json.decode(getattr(row, name)))
+    for name in HISTOGRAMS:
+        found = msgspec.json.decode(getattr(row, name))
+        setattr(block, name, {key: Histogram.from_json(value) for key, value in found.items()})
     return block
-
-
-def _told(histograms: dict[str, Histogram]) -> str:
-    return _encode({name: histogram.as_json() for name, histogram in histograms.items()}).decode()
-
-
-def _read(text: str) -> dict[str, Histogram]:
-    return {name: Histogram.from_json(value) for name, value in msgspec.json.decode(text).items()}

@@ -323,19 +323,26 @@ def upgrade() -> None:
         sa.Column("length_ms", sa.BigInteger(), nullable=False),
         sa.Column("release", Key, nullable=False),
         sa.Column("arm", Key, nullable=False),
+        sa.Column("team", Key, nullable=False),
         sa.Column("worker", Key, nullable=False),
         sa.Column("requests", sa.BigInteger(), nullable=False),
         sa.Column("errors", sa.BigInteger(), nullable=False),
         sa.Column("refused", sa.BigInteger(), nullable=False),
         sa.Column("cancelled", sa.BigInteger(), nullable=False),
         sa.Column("guarded", sa.BigInteger(), nullable=False),
+        sa.Column("refusals", sa.BigInteger(), nullable=False),
+        sa.Column("cached", sa.BigInteger(), nullable=False),
         sa.Column("tokens_in", sa.BigInteger(), nullable=False),
         sa.Column("tokens_out", sa.BigInteger(), nullable=False),
+        sa.Column("tokens_cached", sa.BigInteger(), nullable=False),
         sa.Column("cost_usd", sa.Double(), nullable=False),
+        sa.Column("statuses", sa.Text(), nullable=False),
+        sa.Column("finishes", sa.Text(), nullable=False),
         sa.Column("timings", sa.Text(), nullable=False),
         sa.Column("scores", sa.Text(), nullable=False),
+        sa.Column("gauges", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint(
-            "endpoint", "start_ms", "length_ms", "release", "arm", "worker", name=op.f("pk_traffic")
+            "endpoint", "start_ms", "length_ms", "release", "arm", "team", "worker", name=op.f("pk_traffic")
         ),
         sqlite_with_rowid=False,
     )

@@ -20,6 +20,7 @@ from longrein.core.spec import Source, json_schema, sparse
 from longrein.data import ingest, mix
 from longrein.models import deploy, evaluate, gate, prompt, train
 from longrein.models.track import mirror
+from longrein.ops.monitor import sink
 
 
 class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +46,7 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     endpoints: dict[str, deploy.Config] = {}
     teams: dict[str, Limit] = {}  # what the keys of a team may use together
     trackers: dict[str, mirror.Config] = {}
+    sinks: dict[str, sink.Config] = {}  # where else what was answered is sent
     compute: Compute = Compute()
 
     def evaluation(self, model: str) -> evaluate.Config:
@@ -222,7 +224,7 @@ def _one(named: str | dict[str, dict[str, Any]]) -> list[str]:
 
 def _check_names(spec: Lifecycle, source: Source) -> None:
     """Every name must be one, and every name that points at another noun must be there."""
-    for noun in ("datasets", "prompts", "models", "gates", "endpoints"):
+    for noun in ("datasets", "prompts", "models", "gates", "endpoints", "sinks"):
         for name in getattr(spec, noun):
             if name == APPROVAL and noun == "gates":
                 raise source.error((noun, name), "this name stands for a person's yes", "give the gate another name")
@@ -263,6 +265,7 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
             if (d := drift.declared(e.drift))
         ),
         *((("trackers", n, "tracker"), "tracker", t.tracker) for n, t in spec.trackers.items()),
+        *((("sinks", n, "sink"), "sink", s.sink) for n, s in spec.sinks.items()),
         (("compute", "executor"), "executor", spec.compute.executor),
         *((("compute", "runner"), "runner", name) for name in _one(spec.compute.runner)),
     ]:

@@ -19,6 +19,7 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from longrein.control import nouns
+from longrein.control.export import Export
 from longrein.control.nouns import Lifecycle
 from longrein.core.errors import Error
 from longrein.core.ledger import Ledger, now_ms
@@ -58,7 +59,7 @@ class Part(Protocol):
         ...
 
 
-PARTS: Sequence[Callable[[Site], Part]] = ()
+PARTS: Sequence[Callable[[Site], Part]] = (Export,)
 
 
 class Observer:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+from longrein.core import record
 from longrein.core.blob import Blob
 from longrein.core.generation import Event, Limits, Load, Request, Slo, Usage, Work
+from longrein.core.histogram import Histogram
 from longrein.core.step import Context, Job
 from longrein.core.training import Prediction, Recipe
 
@@ -319,3 +321,32 @@ class Detector(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Point(NamedTuple):
+    """One series of a metric, counted since a time. Names and labels are longrein.ops.monitor.totals'."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float | Histogram
+
+
+class Sink(Protocol):
+    """Sends what was answered to another system, in its own words. `plugin` is a class, made and used by one thread.
+
+    Errors of both methods: `unavailable` means that the same may be sent again, not before details["retry_after_s"];
+    any other, that it never will be taken.
+    """
+
+    def __init__(self, options: Mapping[str, Any], instance: str) -> None:
+        """options: url, headers, and its own. instance: a name for this host's gateway. Wrong options:
+        ValidationError."""
+        ...
+
+    def traces(self, records: Sequence[record.Record]) -> int:
+        """Send requests as traces; how many of them were refused. Twice is harmless where ids are known."""
+        ...
+
+    def metrics(self, points: Sequence[Point], start_ms: int, now: int) -> int:
+        """Send what was counted from start_ms to now (both Unix milliseconds); how many points were refused."""
+        ...

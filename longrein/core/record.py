@@ -12,6 +12,7 @@ FOLDER = "requests"  # in .longrein
 SEGMENT = ".jsonl"
 ROTATE_S, ROTATE_BYTES = 600.0, 16 << 20
 TEXT_DAYS, DAYS = 30.0, 400.0  # how long texts and records are kept, unless the endpoint says otherwise
+OPERATIONS = {"cmpl": "text_completion", "embd": "embeddings"}  # by what ids begin with; all others are chats
 ID_MS = 12  # hex digits of the time in the last 24 characters of an id
 
 
@@ -28,6 +29,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     team: str = ""
     user: str = ""  # what the client called its user
     session: str = ""
+    trace: str = ""  # the client's traceparent: core.trace
     status: int = 500
     finish_reason: str = ""  # stop, length, cancelled, error
     error: str = ""  # the code of core.errors, where it failed
@@ -51,6 +53,16 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     input: str | None = None  # the texts only where the endpoint's log_text says so
     output: str | None = None
     erased: bool = False  # who and what was asked is gone; the counts stand
+
+    @property
+    def operation(self) -> str:
+        """What was asked for, as the beginning of its id tells."""
+        return OPERATIONS.get(self.id[:4], "chat")
+
+    @property
+    def failure(self) -> str:
+        """Why it was not answered: our word where there is one, else the status; "" for what was."""
+        return "" if self.status == 200 else self.error or self.finish_reason or str(self.status)
 
 
 def segments(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from longrein.core import trace
 from longrein.core.errors import Error
 from longrein.core.generation import Event, Usage
 from longrein.core.ledger import ApiKey, now_ms
@@ -271,7 +272,7 @@ class Inference:
             body = openai.forwarded(call.data, head, upstream.config.model, replica.system)
             affinity = openai.affinity(head) if len(upstream.replicas) > 1 else 0
             with replica.lease():
-                reply = await upstream.ask(call.kind.path, body, affinity)
+                reply = await upstream.ask(call.kind.path, body, affinity, _traced(exchange.record))
                 exchange.record.upstream, exchange.record.attempts = reply.replica.url, reply.attempts
                 try:
                     yield Relay(reply, id, call.model, len(head.asked), keep, not head.include_usage)
@@ -334,6 +335,8 @@ class Exchange:
                 self.record.session = value.decode("latin-1")[:200]
             elif name == b"x-longrein-release":
                 self.release = value.decode("latin-1")
+            elif name == b"traceparent":
+                self.record.trace = trace.valid(value.decode("latin-1"))
             elif name == b"cache-control":
                 self.wants_kept = b"no-store" not in value and b"no-cache" not in value
 
@@ -519,6 +522,11 @@ def _admit(replica: Replica, count: int) -> None:
     if replica.inflight + count > MAX_INFLIGHT:
         message = f"{replica.inflight} answers are under way already"
         raise Error("overloaded", message, "try again later", retry_after_s=2)
+
+
+def _traced(record: Record) -> bytes:
+    """The header with which an upstream goes on with a client's trace."""
+    return b"traceparent: %s\r\n" % trace.of(record.id, record.trace).header.encode() if record.trace else b""
 
 
 def _check(ask: openai.Ask, replica: Replica) -> None:

@@ -21,6 +21,7 @@ from longrein.data import ingest, mix
 from longrein.models import deploy, evaluate, gate, prompt, train
 from longrein.models.track import mirror
 from longrein.ops.monitor import sink
+from longrein.ops.value import price
 
 
 class Compute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +46,7 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     gates: dict[str, gate.Config] = {}
     endpoints: dict[str, deploy.Config] = {}
     teams: dict[str, Limit] = {}  # what the keys of a team may use together
+    costs: price.Config = price.Config()  # of the hardware that serves
     trackers: dict[str, mirror.Config] = {}
     sinks: dict[str, sink.Config] = {}  # where else what was answered is sent
     compute: Compute = Compute()
@@ -236,6 +238,7 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
         *((("models", n, "dataset"), m.dataset, "datasets") for n, m in spec.models.items()),
         *((("models", n, "prompt"), m.prompt, "prompts") for n, m in spec.models.items()),
         *((("evaluations", n), n, "models") for n in spec.evaluations),
+        *((("costs", "endpoints", n), n, "endpoints") for n in spec.costs.endpoints),
         *((("evaluations", n, "dataset"), e.dataset, "datasets") for n, e in spec.evaluations.items()),
         *((("endpoints", n, "model"), e.model, "models") for n, e in spec.endpoints.items()),
         *((("endpoints", n, "prompt"), e.prompt, "prompts") for n, e in spec.endpoints.items()),

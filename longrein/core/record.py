@@ -45,7 +45,11 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     queue_ms: float | None = None
     ttft_ms: float | None = None
     total_ms: float = 0.0
+    prefill_ms: float = 0.0  # of the engine: its share of the steps that read the prompt
+    decode_ms: float = 0.0  # and of those that wrote the answer
     cost_usd: float | None = None
+    saved_usd: float | None = None  # what the answer had cost that the cache gave again
+    tags: list[str] = []  # "feature=search": what the client wants costs and values summed by
     refusal: bool = False  # the model declined, by the answer's first words: longrein.gateway.said
     guards: list[str] = []  # "pii:masked": what each guard that acted did
     input_digest: str = ""

@@ -30,7 +30,15 @@ def _type(annotation: Any) -> Any:
 SCHEMA = pa.schema([(f.name, _type(f.type)) for f in msgspec.structs.fields(Record)])
 DEFAULTS = {f.name: msgspec.structs.asdict(Record(id="", ts_ms=0))[f.name] for f in msgspec.structs.fields(Record)}
 ERASED = "erased"
-PERSONAL = {"user": "", "session": "", "input": None, "output": None, "input_digest": "", "output_digest": ""}
+PERSONAL: dict[str, Any] = {
+    "user": "",
+    "session": "",
+    "input": None,
+    "output": None,
+    "input_digest": "",
+    "output_digest": "",
+    "tags": [],
+}
 _decode = msgspec.json.Decoder(Record).decode
 
 

@@ -31,6 +31,7 @@ class Entry(msgspec.Struct, frozen=True):
     texts: list[str]
     said: Said
     until: float  # on time.monotonic's clock
+    cost_usd: float | None = None
 
     @property
     def bytes(self) -> int:

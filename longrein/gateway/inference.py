@@ -25,7 +25,9 @@ from longrein.core.ledger.traffic import MISSED
 from longrein.gateway import openai
 from longrein.gateway.answer import Answer, Completion, error_event
 from longrein.gateway.cache import Cache, Caches, Entry, Replay, key_of
+from longrein.gateway.cost import Costs, Spent, tags
 from longrein.gateway.embeddings import EmbeddingBody, Embeddings
+from longrein.gateway.engine import EngineProcess
 from longrein.gateway.limits import Limits, Reservation
 from longrein.gateway.metrics import Metrics
 from longrein.gateway.record import Record, Recorder
@@ -147,13 +149,15 @@ class Inference:
         self.filters: Sequence[Filter] = ()
         self.caches = Caches()
         self.fallback: dict[str, list[str]] = {}
-        self.shadow = Shadow(self._answer, recorder)
+        self.costs = Costs(limits, lambda: fleet.engines)
+        self.shadow = Shadow(self._answer, recorder, self.costs)
 
     def follow(self, table: Table) -> None:
         """Do as the lifecycle file now says of the endpoints."""
         self.log_text = table.log_text
         self.tap.follow(table.endpoints)
         self.caches.configure(table.endpoints)
+        self.costs.configure(table.costs, table.compute)
         self.fallback = {name: config.get("fallback") or [] for name, config in table.endpoints.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -250,6 +254,7 @@ class Inference:
 
     async def _answer(self, exchange: "Exchange", call: Call, replica: Replica) -> None:
         exchange.record.release = release = replica.target.digest
+        exchange.spent.begin(replica.target.endpoint)
         exchange.record.engine = replica.engine.info["engine"]
         if exchange.wants_kept and (cache := self.caches.of(call.model, call.head)):
             key = key_of(exchange.key, release, call.kind.path, call.data)
@@ -287,15 +292,19 @@ class Inference:
         shape = ToolAnswer if ask.requests[0].tools else call.kind.answer
         answer = shape(id, ask.model, replica.target.digest, ask.n, count, keep, ask.include_usage, body=ask.body)
         with replica.lease(count):
-            async with aclosing(_events(replica, ask, exchange.priority)) as events:
+            rate = self.costs.second(replica.target.endpoint)
+            used = partial(exchange.spent.add, usd_per_s=rate)
+            async with aclosing(_events(replica, ask, exchange.priority, used)) as events:
                 yield Local(answer, events)
 
     def _finish(self, exchange: "Exchange") -> None:
         record = exchange.record
         used = (0, 0) if record.cached else (record.prompt_tokens, record.completion_tokens)
-        record.cost_usd = self.limits.cost(record.endpoint, *used, record.cached_tokens)
+        self.costs.price(record, exchange.spent)
         counts = record.status < 500 or sum(used) > 0
-        self.limits.settle(exchange.reservation, sum(used), record.cost_usd, counts=counts)
+        priced = self.limits.cost(record.endpoint, *used, record.cached_tokens)  # what was reserved by
+        usd = record.cost_usd if priced is None else priced
+        self.limits.settle(exchange.reservation, sum(used), usd, counts=counts)
         self.recorder.put(record)
         if exchange.watched and record.status == 200 and exchange.source:
             self.tap.put(record, exchange.asked, exchange.source.text())
@@ -322,6 +331,7 @@ class Exchange:
         self.shadow: Replica | None = None  # gets a copy once it is answered
         self.input, self.asked = "", b""
         self.source: Source | None = None
+        self.spent = Spent()
         self.write: Write | None = None  # the connection's, past ASGI
         self.key: ApiKey | None = None
         self.reservation: Reservation | None = None
@@ -333,6 +343,8 @@ class Exchange:
         for name, value in headers:
             if name == b"x-longrein-session":
                 self.record.session = value.decode("latin-1")[:200]
+            elif name == b"x-longrein-tags":
+                self.record.tags = tags(value.decode("latin-1"))
             elif name == b"x-longrein-release":
                 self.release = value.decode("latin-1")
             elif name == b"traceparent":
@@ -377,7 +389,7 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": closing})
 
     async def replay(self, kept: Replay, stream: bool) -> None:
-        self.source, self.record.cached = kept, True
+        self.source, self.record.cached, self.record.saved_usd = kept, True, kept.entry.cost_usd
         await (self.stream() if stream else self.reply())
 
     async def fail(self, error: Error) -> None:
@@ -515,7 +527,8 @@ def _keep(cache: Cache, key: bytes, exchange: Exchange, data: bytes) -> None:
     record, until = exchange.record, time.monotonic() + cache.config.ttl_s
     used = (record.prompt_tokens, record.completion_tokens)
     source = exchange.source
-    cache.put(key, Entry(record.id, data, *used, record.finish_reason, source.text(), source.said, until))
+    said = (source.text(), source.said)
+    cache.put(key, Entry(record.id, data, *used, record.finish_reason, *said, until, record.cost_usd))
 
 
 def _admit(replica: Replica, count: int) -> None:
@@ -540,13 +553,16 @@ def _check(ask: openai.Ask, replica: Replica) -> None:
         raise Error("invalid", "this engine cannot keep answers to a JSON schema", "", param="response_format")
 
 
-async def _events(replica: Replica, ask: openai.Ask, priority: int) -> AsyncGenerator[tuple[int, Event], None]:
-    """(choice, event) of all choices as they come. Closing it cancels those not finished."""
+async def _events(
+    replica: Replica, ask: openai.Ask, priority: int, used: Callable[[Usage], None]
+) -> AsyncGenerator[tuple[int, Event], None]:
+    """(choice, event) of all choices as they come. Closing it cancels those not finished. used: told what each choice
+    used of the engine, however it ended."""
     requests = [openai.with_system(request, replica.system) for request in ask.requests]
     if priority:
         requests = [msgspec.structs.replace(request, priority=priority) for request in requests]
     if len(requests) == 1:
-        async with aclosing(_generate(replica, requests[0])) as only:
+        async with aclosing(_generate(replica, requests[0], used)) as only:
             async for event in only:
                 yield 0, event
         return
@@ -554,7 +570,7 @@ async def _events(replica: Replica, ask: openai.Ask, priority: int) -> AsyncGene
 
     async def pump(index: int) -> None:
         try:
-            async with aclosing(_generate(replica, requests[index])) as source:
+            async with aclosing(_generate(replica, requests[index], used)) as source:
                 async for event in source:
                     queue.put_nowait((index, event))
         finally:
@@ -572,7 +588,8 @@ async def _events(replica: Replica, ask: openai.Ask, priority: int) -> AsyncGene
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _generate(replica: Replica, request: Any) -> AsyncGenerator[Event, None]:
-    events = replica.engine.generate(request)
+def _generate(replica: Replica, request: Any, used: Callable[[Usage], None]) -> AsyncGenerator[Event, None]:
+    assert isinstance(replica.engine, EngineProcess)
+    events = replica.engine.generate(request, used)
     assert isinstance(events, AsyncGenerator)
     return events

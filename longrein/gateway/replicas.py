@@ -313,6 +313,12 @@ class Fleet:
         """The replica that should get a copy of a request, if this one is drawn; unit: the request's id."""
         return lane.shadow(unit) if (lane := self.lanes.get(name)) else None
 
+    @property
+    def engines(self) -> int:
+        """Engine processes of ours that are alive: the same one, asked for several releases, counts once."""
+        engines = (replica.engine for replica in self._replicas)
+        return len({engine.pid for engine in engines if isinstance(engine, EngineProcess) and engine.alive})
+
     async def settled(self) -> None:
         """Wait until every release that should be live is, or could not be started for now."""
         while loading := [s for lane in self.lanes.values() for s in lane.slots.values() if not s.quiet.is_set()]:

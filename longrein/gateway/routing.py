@@ -51,6 +51,8 @@ class Table:
     log_text: frozenset[str]  # endpoints whose texts may be kept
     keys: Mapping[str, ApiKey]  # by the hash of the secret
     teams: Mapping[str, Any] = field(default_factory=dict)  # their limits
+    costs: Mapping[str, Any] = field(default_factory=dict)  # of hardware
+    compute: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(ledger: Ledger) -> Table:
@@ -69,7 +71,8 @@ def read(ledger: Ledger) -> Table:
             route = replace(route, candidate=candidate, weight=moving.weight, shadow=moving.shadow, salt=moving.salt)
         routes[name] = route
     log_text = frozenset(name for name, config in endpoints.items() if config.get("log_text"))
-    return Table(head, routes, endpoints, log_text, ledger.keys.live(), wanted.get("teams") or {})
+    costs = {name: wanted.get(name) or {} for name in ("teams", "costs", "compute")}
+    return Table(head, routes, endpoints, log_text, ledger.keys.live(), **costs)
 
 
 def report(ledger: Ledger, target: Target, error: Error) -> None:

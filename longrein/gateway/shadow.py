@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from longrein.core.errors import Error
 from longrein.core.ledger import now_ms
 from longrein.core.record import ID_MS, Record
+from longrein.gateway.cost import Costs
 from longrein.gateway.record import Recorder
 from longrein.gateway.replicas import Replica
 
@@ -25,8 +26,10 @@ class Shadow:
     that of the request does. Feedback "agreement" says whether all its choices are word for word the client's.
     """
 
-    def __init__(self, ask: "Callable[[Exchange, Call, Replica], Awaitable[None]]", recorder: Recorder) -> None:
-        self.ask, self.recorder = ask, recorder
+    def __init__(
+        self, ask: "Callable[[Exchange, Call, Replica], Awaitable[None]]", recorder: Recorder, costs: Costs
+    ) -> None:
+        self.ask, self.recorder, self.costs = ask, recorder, costs
         self.left_out = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -40,12 +43,17 @@ class Shadow:
         record = Record(
             id="shadow-" + real.id[-2 * ID_MS :], ts_ms=now_ms(), endpoint=real.endpoint, arm=ARM, stream=real.stream,
             user=real.user, session=real.session, key_id=real.key_id, team=real.team, input_digest=real.input_digest,
+            tags=real.tags,
         )  # fmt: skip
-        mine = type(exchange)(_nowhere, record, lambda done: self.recorder.put(done.record))
+        mine = type(exchange)(_nowhere, record, self._keep)
         mine.log_text, mine.input, mine.shadow = exchange.log_text, exchange.input, replica
         task = asyncio.create_task(self._run(mine, call, replica, said))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _keep(self, mine: "Exchange") -> None:
+        self.costs.price(mine.record, mine.spent)
+        self.recorder.put(mine.record)
 
     async def _run(self, mine: "Exchange", call: "Call", replica: Replica, said: list[str]) -> None:
         try:

@@ -14,6 +14,7 @@ from longrein.models.experiment.rollout import Setting
 from longrein.models.upstream import Config as Upstream
 
 VERSION = 1
+Worth = Annotated[float, Meta(ge=-1e9, le=1e9)]
 ALIAS = "prod"  # the alias of a release that its endpoint serves
 UPSTREAM = "openai"  # the engine of a release that an upstream serves, by the API it speaks
 
@@ -41,6 +42,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log_days: Annotated[float, Meta(ge=0)] = DAYS  # and the rest of each record
     limits: Limit | None = None  # of all who ask it together
     price: Price | None = None  # of its tokens, for budgets in USD and the cost of each request
+    value: dict[str, Worth] = {}  # USD that one unit of a metric of feedback is worth: {resolved: 2.5}
     cache: Cache | None = None
     fallback: list[str] = []  # other endpoints, which answer what this one cannot
     drift: bool | Drift = False  # whether what it is asked and answers is still as it was

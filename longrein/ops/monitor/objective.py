@@ -119,7 +119,7 @@ def judge(objective: Objective, series: Series, now: int, known_ms: int) -> Firi
         if now - rule.long_ms < known_ms:
             continue
         long, short = series.sum(now, rule.long_ms), series.sum(now, rule.short_ms)
-        most = _reachable(objective, rule.rate)
+        most = reachable(objective, rule.rate)
         fast = (burn_rate(objective, c, ms) >= most for c, ms in ((short, rule.short_ms), (long, rule.long_ms)))
         if all(fast) and more_than_chance(objective, long):
             since = series.began(now, lambda c: burn_rate(objective, c, COARSE_MS) >= 1)
@@ -145,7 +145,7 @@ def more_than_chance(objective: Objective, counts: Counts) -> bool:
     return counts.n * divergence >= -math.log(CHANCE)
 
 
-def _reachable(objective: Objective, rate: float) -> float:
+def reachable(objective: Objective, rate: float) -> float:
     """A rate that can be: with a budget of a fifth, all being bad is a rate of 5. Half-way there is fast."""
     return min(rate, (1 + 1 / objective.budget) / 2) if objective.budget else rate
 

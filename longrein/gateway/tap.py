@@ -114,7 +114,7 @@ def observe(record: Record, asked: bytes, texts: Sequence[str]) -> Observation:
     return Observation(
         id=record.id, ts_ms=record.ts_ms, endpoint=record.endpoint, release=record.release, arm=record.arm,
         team=record.team, input=cut(said(asked)), output=None if record.cached or not texts else cut(texts[0]),
-        finish_reason=record.finish_reason, prompt_tokens=record.prompt_tokens,
+        finish_reason=record.finish_reason, refusal=record.refusal, prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens, ttft_ms=record.ttft_ms, total_ms=record.total_ms,
     )  # fmt: skip
 

@@ -2,47 +2,33 @@
 
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from longrein.core.observation import SOCKET, TEXT_BYTES, Observation, cut, read
+from longrein.core.observation import TEXT_BYTES, Ear, Observation, cut, read
 from longrein.core.record import Record
-from longrein.core.unix import short
 from longrein.gateway import tap as tapped
 from longrein.gateway.tap import Tap, said
 
 
-class Ear:
-    """Listens as an observer does."""
-
-    def __init__(self, home: Path) -> None:
-        path = home / SOCKET
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(20)
-        with short(path) as name:
-            self.socket.bind(name)
-        self.left_out = 0
-
-    def hear(self, most: int) -> list[Observation]:
-        found: list[Observation] = []
-        while len(found) < most:
-            sent = read(self.socket.recv(1 << 20))
-            assert sent
-            found += sent.observations
-            self.left_out = sent.left_out
-        return found
+def hear(ear: Ear, most: int) -> list[Observation]:
+    found: list[Observation] = []
+    while len(found) < most:
+        got = ear.hear(20, most - len(found))
+        assert got, "nothing came"
+        found += got
+    return found
 
 
 @pytest.fixture
 def ear(tmp_path: Path) -> Any:
     ear = Ear(tmp_path / ".longrein")
     yield ear
-    ear.socket.close()
+    ear.close()
 
 
 def ask(client: Any, text: str, **options: Any) -> Any:
@@ -62,7 +48,7 @@ def test_what_was_said_is_sent_and_is_on_no_disk(world: Any, ear: Ear) -> None:
         answer = client.chat.completions.create(model="support", messages=messages)
         for _ in ask(client, "streamed zanzibar", stream=True):
             pass
-        heard = ear.hear(2)
+        heard = hear(ear, 2)
     first, second = heard
     assert (first.id, first.endpoint, first.release) == (answer.id, "support", release.digest)
     assert first.input == "开通账户 zanzibar"
@@ -84,7 +70,7 @@ def test_of_endpoints_that_are_not_watched_nothing_is_sent(world: Any, ear: Ear)
         with pytest.raises(Exception, match=r"context|length|long"):
             ask(client, "word " * 10_000)  # refused: it says nothing of what is asked normally
         ask(client, "three", extra_headers={"cache-control": "no-store"})
-        assert [o.input for o in ear.hear(2)] == ["two", "three"]
+        assert [o.input for o in hear(ear, 2)] == ["two", "three"]
 
 
 def test_texts_are_cut_and_made_whole(tmp_path: Path, ear: Ear) -> None:
@@ -93,7 +79,7 @@ def test_texts_are_cut_and_made_whole(tmp_path: Path, ear: Ear) -> None:
     tap.put(Record(id="b", ts_ms=2), b'"half \\ud83d of a pair"', ["\ud83d"])
     tap.put(Record(id="c", ts_ms=3, cached=True), b"not JSON", ["known"])
     tap.close()
-    first, second, third = ear.hear(3)
+    first, second, third = hear(ear, 3)
     assert (first.input, first.output) == ("x" * TEXT_BYTES, "字" * (TEXT_BYTES // 3))
     assert second.output == "?"
     assert (third.input, third.output) == ("", None)
@@ -139,16 +125,20 @@ def test_nobody_listens_or_nobody_reads(tmp_path: Path, monkeypatch: pytest.Monk
     assert kept <= 60
     sent = 20 * 60 - kept - (tap.left_out - 40)
     assert 0 < sent < 300
-    assert len(ear.hear(sent)) == sent
-    ear.socket.close()
+    assert len(hear(ear, sent)) == sent
+    ear.close()
     again = Ear(tmp_path / ".longrein")  # as after a restart
     tap._drain()
-    assert again.hear(1)
-    again.socket.close()
+    assert hear(again, 1)
+    again.close()
     tap.close()
 
 
-def test_garbage_is_no_datagram() -> None:
+def test_garbage_is_no_datagram(ear: Ear) -> None:
     for data in (b"", b"\x00", os.urandom(1000), msgspec.msgpack.encode([1, 2, 3]), b"\x93" * 200_000):
         assert read(data) is None
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(data[:1000], str(ear.path))
+    assert (ear.hear(20, 1), ear.garbage) == ([], 5)
+    assert stat.S_IMODE(ear.path.stat().st_mode) == 0o600
     assert cut(None) == ""

@@ -32,11 +32,11 @@ class Drift:
         with self.db.read() as connection:
             return [dict(row._mapping) for row in connection.execute(query)]
 
-    def accept(self, endpoint: str, *, actor: str, reason: str = "") -> int:
-        """What the endpoint sees now is normal from here on. Returns the number that `accepted` then says."""
-        return self.events.append(actor, ACCEPTED, f"endpoint:{endpoint}", reason=reason)
+    def accept(self, endpoint: str, *, actor: str, reason: str = "") -> None:
+        """What the endpoint sees now is normal from here on."""
+        self.events.append(actor, ACCEPTED, f"endpoint:{endpoint}", reason=reason)
 
-    def accepted(self, endpoint: str) -> int:
-        """Grows each time; 0 before the first."""
+    def accepted_ms(self, endpoint: str) -> int:
+        """When that was last said; 0 for never."""
         found = self.events.recent(f"endpoint:{endpoint}", ACCEPTED, limit=1)
-        return found[0].seq if found else 0
+        return found[0].ts_ms if found else 0

@@ -51,6 +51,14 @@ class Feedback:
             for row in connection.execute(query.order_by(feedback.c.ts_ms, feedback.c.request_id)):
                 yield row.request_id, row.label
 
+    def values(self, endpoint: str, since_ms: int, limit: int) -> list[Any]:
+        """Rows with request_id, name, source, value, release, arm and ts_ms of what was said since then, the oldest
+        first; without those that have no value."""
+        here = (feedback.c.endpoint == endpoint, feedback.c.ts_ms >= since_ms, feedback.c.value.is_not(None))
+        columns = [feedback.c[n] for n in ("request_id", "name", "source", "value", "release", "arm", "ts_ms")]
+        with self.db.read() as connection:
+            return list(connection.execute(sa.select(*columns).where(*here).order_by(feedback.c.ts_ms).limit(limit)))
+
     def erase(self, request_ids: Sequence[str]) -> int:
         """Forget what was said of requests, comments and all; the blocks of traffic keep their counts."""
         with self.db.write() as connection:

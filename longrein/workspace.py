@@ -177,10 +177,14 @@ class Workspace:
         return [describe(found) for found in self.ledger.rollouts.recent(endpoint, limit)]
 
     def pause(self, endpoint: str, on: bool = True, *, reason: str = "") -> None:
-        """Hold an endpoint's rollout where it is, or let it go on. Errors: `not_found` when there is none."""
+        """Hold an endpoint's rollout where it is, or let it go on, and what a rule froze as well. Errors: `not_found`
+        when there is neither."""
         from longrein.control import rollout
 
-        rollout.pause(self.ledger, endpoint, on, actor=self.actor, reason=reason)
+        if not on and self.ledger.holds.get(endpoint).frozen:
+            rollout.thaw(self.ledger, endpoint, actor=self.actor, reason=reason)
+        else:
+            rollout.pause(self.ledger, endpoint, on, actor=self.actor, reason=reason)
 
     def note(self, ref: str, text: str) -> None:
         """Write a note on a version, in place of the one before."""

@@ -10,7 +10,8 @@ from longrein.cli.main import Session
 if TYPE_CHECKING:
     from longrein.control.plan import Deployment, Plan, Planned
 
-STATES = {"blocked": ", blocked", "waiting": ", waiting for a person", "rolling": ", being rolled out"}
+STATES = {"blocked": ", blocked", "waiting": ", waiting for a person", "rolling": ", being rolled out",
+          "frozen": ", frozen by a rule"}  # fmt: skip
 WORDS = {"ready": "run", "after": "then", "running": "busy", "failed": "retry", "done": "keep"}
 
 

@@ -53,10 +53,11 @@ class Loop:
         self.actor, self.watch = actor, watch
         self.failed: set[str] = set()  # step keys, and endpoints whose gate could not judge, in this call of converge
 
-    def converge(self, spec: Lifecycle, *, retry: bool = True) -> Plan:
+    def converge(self, spec: Lifecycle, *, retry: bool = True, only: str = "") -> Plan:
         """Work until nothing is left to do here; returns the plan that remains (steps that failed, gates that block).
 
-        retry: try steps again that failed before this call; each fails once a call at most.
+        retry: try steps again that failed before this call; each fails once a call at most. only: the steps that make
+        assets of this kind, and no deployments.
         """
         guard(self.ledger, spec, self.actor)
         rollout.drive(self.ledger, actor=self.actor)
@@ -64,9 +65,10 @@ class Loop:
         while True:
             state = plan(self.ledger, self.store, self.project, spec)
             todo = [p for p in state.steps if p.status == "ready" or (p.status == "failed" and retry)]
-            todo = [p for p in todo if p.key not in self.failed]
+            todo = [p for p in todo if p.key not in self.failed and only in ("", p.step.kind)]
             busy = [p for p in state.steps if p.status == "running"]
             open_ = [d for d in state.deployments if d.status in ("judge", "ready") and d.endpoint not in self.failed]
+            busy, open_ = ([], []) if only else (busy, open_)
             if todo:
                 made = {p.step.id: p.output for p in state.steps if p.output}
                 inputs = todo[0].step.inputs.items()  # of this plan, or a version that the file names
@@ -253,9 +255,9 @@ class Loop:
         """Let one gate judge a release, once. Errors: `failed` when a report could not be made."""
         config, serving, baseline = spec.gates[name], deployment.serving, None
         model = self.ledger.assets.get(release.meta["model"]["ref"])
-        report = self._report(spec, deployment.endpoint, release)
+        report = self.report(spec, deployment.endpoint, release)
         if config.compares() and serving and serving.digest != release.digest:
-            baseline = self._report(spec, deployment.endpoint, serving)
+            baseline = self.report(spec, deployment.endpoint, serving)
         passed, reasons = gate.judge(config, report.meta["metrics"], baseline.meta["metrics"] if baseline else None)
         digest = gate.digest(config)
         with self.ledger.transaction():
@@ -273,7 +275,7 @@ class Loop:
             self.ledger.runs.finish(run_id, actor=self.actor)
         self.watch(News("judged", release.ref, {"gate": name, "passed": passed, "reasons": reasons}))
 
-    def _report(self, spec: Lifecycle, endpoint: str, release: Asset) -> Asset:
+    def report(self, spec: Lifecycle, endpoint: str, release: Asset) -> Asset:
         """The evaluation of what this release holds, model and prompt, on the dataset version now wanted.
 
         Mostly it is there; it is made here for the release in production, or a second endpoint with another prompt.
@@ -327,7 +329,7 @@ def guard(ledger: Ledger, spec: Lifecycle, actor: str) -> None:
     """Put each endpoint's gates before its production alias, and those of all its endpoints before that of a model."""
     models: dict[str, dict[str, str]] = {}
     for endpoint, config in spec.endpoints.items():
-        gates = gate_digests(spec, endpoint)
+        gates = gate_digests(ledger, spec, endpoint)
         ledger.aliases.guard("release", endpoint, ALIAS, gates, actor=actor)
         if config.model:
             models.setdefault(config.model, {}).update((k, v) for k, v in gates.items() if k != APPROVAL)

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
+from longrein.control.rules import rule
 from longrein.core import drift, plugins
 from longrein.core.digest import of_tree
 from longrein.core.errors import Error, nearest
@@ -49,6 +50,8 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     costs: price.Config = price.Config()  # of the hardware that serves
     trackers: dict[str, mirror.Config] = {}
     sinks: dict[str, sink.Config] = {}  # where else what was answered is sent
+    rules: dict[str, rule.Config] = {}  # what is done by itself when something happens
+    channels: dict[str, channel.Config] = {}  # where people are told of alerts
     compute: Compute = Compute()
 
     def evaluation(self, model: str) -> evaluate.Config:
@@ -98,6 +101,7 @@ def read(file: Path) -> Lifecycle:
         raise source.error(("ledger",), "holds a password", "put the whole url in the variable LONGREIN_LEDGER instead")
     _check_names(spec, source)
     _check_mixtures(spec, source)
+    _check_rules(spec, source)
     return spec
 
 
@@ -217,6 +221,25 @@ def _check_mixtures(spec: Lifecycle, source: Source) -> None:
         raise source.error(
             place, f"it is mixed from itself: {around}", "take one of them out of the weights"
         ) from error
+
+
+def _check_rules(spec: Lifecycle, source: Source) -> None:
+    """A rule speaks of what is there: kinds of alerts, endpoints, channels, folders that a dataset reads."""
+    read = [s if isinstance(s, str) else s.path for d in spec.datasets.values() for s in d.sources]
+
+    def known(noun: str, name: str) -> str | None:
+        if noun == "collect":
+            return None if any(rule.reads(one, name) for one in read) else f"add {name}/*.jsonl to its sources"
+        have = getattr(spec, noun, {})
+        return None if name in have else nearest(name, have)
+
+    for name, config in spec.rules.items():
+        try:
+            check_name(name, "name in rules")
+            rule.check(config, known)
+        except Error as error:
+            place = error.details.get("place", ())
+            raise source.error(("rules", name, *place), error.message, error.hint) from error
 
 
 def _one(named: str | dict[str, dict[str, Any]]) -> list[str]:

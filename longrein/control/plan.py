@@ -42,7 +42,7 @@ class Deployment:
     serving: Asset | None
     rollback: Asset | None
     gates: dict[str, str]  # gate -> passed | failed: … | will judge | awaits a person's yes
-    status: str  # serving | after | judge | ready | rolling | blocked | waiting | held
+    status: str  # serving | after | judge | ready | rolling | blocked | waiting | frozen | held
     strategy: Declared
     rollout: Rollout | None = None  # under way
 
@@ -132,17 +132,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def gate_digests(spec: Lifecycle, endpoint: str) -> dict[str, str]:
+def gate_digests(ledger: Ledger, spec: Lifecycle, endpoint: str) -> dict[str, str]:
     """{gate: digest of its definition} that guard an endpoint's production alias."""
     config = spec.endpoints[endpoint]
     gates = {name: gate.digest(spec.gates[name]) for name in config.gates}
-    return gates | ({APPROVAL: of_json(APPROVAL)} if config.approval == "manual" else {})
+    asked = config.approval == "manual" or ledger.holds.get(endpoint).approval  # by the file, or by a rule
+    return gates | ({APPROVAL: of_json(APPROVAL)} if asked else {})
 
 
 def _deployment(ledger: Ledger, spec: Lifecycle, endpoint: str, release: Asset | None) -> Deployment:
     serving = ledger.assets.find(Ref("release", endpoint, ALIAS))
     rollback = ledger.aliases.previous("release", endpoint, ALIAS) if serving else None
-    wanted = gate_digests(spec, endpoint)
+    wanted = gate_digests(ledger, spec, endpoint)
     moving = ledger.rollouts.live(endpoint) if serving else None
     moving = moving if moving and moving.stable == serving else None
     way = (declared(spec.endpoints[endpoint].rollout), moving)
@@ -164,6 +165,8 @@ def _deployment(ledger: Ledger, spec: Lifecycle, endpoint: str, release: Asset |
         status = "rolling"
     else:
         status = "held" if _rolled_back(ledger, endpoint, release) else "ready"
+    if status == "ready" and serving and ledger.holds.get(endpoint).frozen:
+        status = "frozen"
     return Deployment(endpoint, release, serving, rollback, gates, status, *way)
 
 

@@ -145,6 +145,14 @@ def pause(ledger: Ledger, endpoint: str, on: bool, *, actor: str, reason: str = 
     return ledger.rollouts.save(seen, status="paused" if on else "running", actor=actor, reason=reason)
 
 
+def thaw(ledger: Ledger, endpoint: str, *, actor: str, reason: str = "") -> None:
+    """Let releases move again that a rule held back, the one under way too."""
+    ledger.holds.set(endpoint, frozen=False, actor=actor, reason=reason)
+    moving = ledger.rollouts.live(endpoint)
+    if moving and moving.status == "paused":
+        pause(ledger, endpoint, False, actor=actor, reason=reason)
+
+
 def failures(ledger: Ledger, seen: Rollout) -> list[str]:
     """Why the candidate's engine failed, each time since the rollout began, in the gateway where it did most often."""
     found: dict[str, list[str]] = {}

@@ -30,6 +30,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reader: str = ""
     options: dict[str, Any] = {}  # of the reader
     remote: dict[str, Any] = {}  # of what reaches the URL: the table of a database, the endpoint of a bucket
+    optional: bool = False  # a glob that may match nothing yet, like the folder that a rule collects into
 
 
 class File(NamedTuple):
@@ -69,7 +70,7 @@ def find(
             for path, name, known in remote.find(entry.path, entry.remote, project, fetch=fetch, told=told):
                 found.setdefault(name, File(path, name, entry.reader, entry.options, known))
             continue
-        for path, name in _match(entry.path.removeprefix("file://"), project):
+        for path, name in _match(entry.path.removeprefix("file://"), project, entry.optional):
             found.setdefault(path.resolve(), File(path, name, entry.reader, entry.options))
     return list(found.values())
 
@@ -168,7 +169,7 @@ def _suffixes(readers: tuple[str, ...]) -> dict[str, str]:
     return known
 
 
-def _match(pattern: str, project: Path) -> list[tuple[Path, str]]:
+def _match(pattern: str, project: Path, optional: bool) -> list[tuple[Path, str]]:
     absolute, magic = os.path.isabs(pattern), glob.has_magic(pattern)
     if not absolute and ".." in PurePosixPath(pattern).parts:
         raise Error(
@@ -179,7 +180,7 @@ def _match(pattern: str, project: Path) -> list[tuple[Path, str]]:
     full = pattern if absolute else os.path.join(glob.escape(str(project)), pattern)
     paths = [Path(p) for p in sorted(glob.glob(full, recursive=True))] if magic else [Path(_plain(pattern, project))]
     files = [p for p in paths if p.is_file()]
-    if not files:
+    if not files and not optional:
         raise Error("invalid", f"no file matches the source {pattern!r}", _nothing_hint(paths, pattern, project))
     inside = project.resolve()
     if not absolute:

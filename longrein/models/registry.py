@@ -28,8 +28,14 @@ def promote(
 
 
 def say_yes(ledger: Ledger, release: Asset, *, actor: str, reason: str = "") -> None:
-    """Record a person's yes to a digest, for the gate that `approval: manual` puts before production."""
-    ledger.aliases.judge(APPROVAL, of_json(APPROVAL), [release], True, [reason or "approved"], actor=actor)
+    """Record a person's yes to a digest, for the gate that `approval: manual`, or a rule, puts before production.
+
+    What a rule held back because of it moves again.
+    """
+    with ledger.transaction():
+        ledger.aliases.judge(APPROVAL, of_json(APPROVAL), [release], True, [reason or "approved"], actor=actor)
+        if release.kind == "release":
+            ledger.holds.set(release.name, frozen=False, approval=False, actor=actor, reason=reason or "approved")
 
 
 def versions(ledger: Ledger, kind: str, name: str, limit: int = 100) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from longrein.core.ledger.database import Database, now_ms
 from longrein.core.ledger.drift import Drift
 from longrein.core.ledger.events import Event, Events
 from longrein.core.ledger.feedback import Feedback
+from longrein.core.ledger.holds import Hold, Holds
 from longrein.core.ledger.keys import ApiKey, Keys
 from longrein.core.ledger.notices import Notices
 from longrein.core.ledger.objectives import Objectives
@@ -27,6 +28,7 @@ __all__ = [
     "Claim",
     "Edge",
     "Event",
+    "Hold",
     "Item",
     "Ledger",
     "Lineage",
@@ -53,6 +55,7 @@ class Ledger:
         self.feedback = Feedback(self.db)
         self.traffic = Traffic(self.db)
         self.alerts = Alerts(self.db, self.events)
+        self.holds = Holds(self.db, self.events)
         self.drift = Drift(self.db, self.events)
         self.silences = Silences(self.db, self.events)
         self.notices = Notices(self.db)

@@ -7,6 +7,7 @@ the token. A lease is renewed while its owner lives; a dead owner on this host i
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,18 @@ class Work:
         with self.db.read() as connection:
             spec = connection.scalar(sa.select(wanted.c.spec).order_by(wanted.c.revision.desc()).limit(1))
         return dict(spec) if spec is not None else None
+
+    def declared_ms(self, part: Callable[[dict[str, Any]], Any]) -> int:
+        """Since when the wanted state has had this part of it as it has now."""
+        newest, since = None, 0
+        query = sa.select(wanted.c.spec, wanted.c.created_ms).order_by(wanted.c.revision.desc())
+        with self.db.read() as connection:
+            for i, row in enumerate(connection.execute(query)):
+                newest = part(row.spec) if i == 0 else newest
+                if part(row.spec) != newest:
+                    break
+                since = row.created_ms
+        return since
 
     def claim(self, key: str, step: str, basis: dict[str, Any], run_id: str, *, retry: bool = False) -> Claim | None:
         """Take a step; None when it is done, failed (unless `retry`), or somebody else's.

@@ -212,6 +212,11 @@ def start(strategy: Gradual, now_ms: int) -> State:
     return State(read_ms=now_ms, moved_ms=now_ms, weight=weight, shadow=shadow)
 
 
+def reweighed(state: State, weight: int, now_ms: int) -> State:
+    """After somebody else set the weight (in buckets): it goes on from there."""
+    return _replace(state, weight=weight, shadow=0, answered=0, moved_ms=now_ms)
+
+
 def current(strategy: Gradual, state: State) -> Gradual:
     """The strategy of the stage it is in."""
     if state.stage and isinstance(strategy, Shadow):

@@ -24,6 +24,7 @@ SLOPES = (0.25, -0.25, 0.5, -0.5, 0.75, -0.75, 1.0, -1.0)  # bets 1 + s (1 - 2p)
 POWERS = (0.1, 0.3, 0.5, 0.7, 0.9)  # bets e p^(e-1), on small p and on large
 DECAYS = (1 - 1 / 50, 1 - 1 / 500)  # bets on the density of p as seen lately
 CELLS = 16
+LARGEST = 1e300  # values beyond count as this
 ENOUGH = 100  # values from which the bins are cut when nothing was learned before
 
 
@@ -113,12 +114,11 @@ class Conformal:
     def _cut(self, values: F64) -> None:
         """Bins hold about as many values each, and some lie beyond them all."""
         bins = self.config.bins
-        finite = values[np.isfinite(values)]
-        edges = np.quantile(finite, np.linspace(0, 1, bins * 7 // 8), method="inverted_cdf") if len(finite) else finite
-        if len(finite) and finite.min() < finite.max():
-            low, high = finite.min(), finite.max()
-            edges = np.concatenate([edges, np.linspace(low - (high - low), high + (high - low), bins // 8)])
-        self._edges = np.unique(edges)
+        values = np.clip(values, -LARGEST, LARGEST)
+        edges = np.quantile(values, np.linspace(0, 1, bins * 7 // 8), method="inverted_cdf")
+        low, high = values.min(), values.max()
+        wide = np.linspace(2 * low - high, 2 * high - low, bins // 8) if low < high else [np.nextafter(low, -np.inf)]
+        self._edges = np.unique(np.concatenate([edges, wide]))
         self._counts = np.zeros((self.config.seasons, len(self._edges) + 1), np.int64)
 
     def _bins(self, values: F64) -> I64:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,11 +18,11 @@ from longrein.core.errors import Error
 from longrein.gateway import batches, feedback, management, openai, openapi, responses
 from longrein.gateway.auth import Door, is_loopback
 from longrein.gateway.inference import KINDS, Inference, new_id, retry_after
-from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges, limit_gauges
+from longrein.gateway.metrics import Counter, Labels, Metrics, engine_gauges, limit_gauges, machine_gauges
 from longrein.gateway.replicas import Lane, Replica
+from longrein.gateway.sampler import HOST, stats
 from longrein.models.experiment.assign import BUCKETS
-
-STATS_S = 2.0  # how long /metrics waits for an engine's numbers
+from longrein.ops.monitor import probe
 
 
 def build(
@@ -103,6 +104,7 @@ class _Status:
 
     def __init__(self, inference: Inference, door: Door, ledger_error: Callable[[], str]) -> None:
         self.fleet, self.numbers, self.limits = inference.fleet, inference.metrics, inference.limits
+        self.recorder = inference.recorder
         self.door, self.ledger_error = door, ledger_error
         self.numbers.look, self.numbers.dropped = self.inflight, lambda: inference.recorder.dropped
 
@@ -122,22 +124,23 @@ class _Status:
         """Prometheus on this machine needs no key."""
         if not (request.client and is_loopback(request.client.host)):
             self.door.admit(request.scope, "any")
-        replicas = self._replicas()
-        found = await asyncio.gather(*map(_engine_stats, replicas))
-        ready = Counter("longrein_endpoint_up", "1 when the endpoint answers.", ("endpoint",), "gauge")
-        ledger = Counter("longrein_ledger_up", "1 when the ledger could be read.", (), "gauge")
+        engines = {labels(replica): numbers for replica, numbers in await stats(self.fleet)}
+        ready, ledger = Counter.known("longrein_endpoint_up"), Counter.known("longrein_ledger_up")
         ready.values = {(name,): lane.state == "serving" for name, lane in self.fleet.lanes.items()}
         ledger.values = {(): not self.ledger_error()}
-        stats = dict(zip(map(labels, replicas), found, strict=True))
-        text = self.numbers.render([ready, ledger, *engine_gauges(stats), *limit_gauges(self.limits.used())])
+        gauges = [ready, ledger, *engine_gauges(engines), *limit_gauges(self.limits.used())]
+        text = await asyncio.to_thread(self._render, gauges)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def inflight(self) -> dict[Labels, float]:
-        return {labels(replica): replica.inflight for replica in self._replicas()}
+    def _render(self, gauges: list[Any]) -> str:
+        with suppress(OSError):  # a full disk is no reason not to tell what was counted
+            self.recorder.flush()
+        machine = probe.machine(self.recorder.folder) | probe.accelerators()
+        return self.numbers.render([*gauges, *machine_gauges(HOST, machine)])
 
-    def _replicas(self) -> list[Replica]:
-        """All that are live: production's, candidates, and those kept warm."""
-        return [replica for lane in list(self.fleet.lanes.values()) for replica in lane.live]
+    def inflight(self) -> dict[Labels, float]:
+        replicas = (replica for lane in list(self.fleet.lanes.values()) for replica in lane.live)
+        return {labels(replica): replica.inflight for replica in replicas}
 
     async def models(self, request: Request) -> Response:
         """The endpoints that have a release, as models."""
@@ -169,13 +172,6 @@ def describe(lane: Lane) -> dict[str, Any]:
 
 def labels(replica: Replica) -> Labels:
     return (replica.target.endpoint, replica.target.digest[:12])
-
-
-async def _engine_stats(replica: Replica) -> dict[str, Any]:
-    try:
-        return await asyncio.wait_for(replica.engine.stats(), STATS_S)
-    except (Error, TimeoutError):
-        return {}
 
 
 def _model(lane: Lane) -> dict[str, Any]:

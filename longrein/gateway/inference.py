@@ -308,14 +308,6 @@ class Inference:
         self.recorder.put(record)
         if exchange.watched and record.status == 200 and exchange.source:
             self.tap.put(record, exchange.asked, exchange.source.text())
-        labels = (record.endpoint, record.release[:12])
-        self.metrics.requests.add((*labels, str(record.status)))
-        self.metrics.latency.observe(labels, record.total_ms / 1000)
-        if record.ttft_ms is not None:
-            self.metrics.first.observe(labels, record.ttft_ms / 1000)
-        if record.completion_tokens:
-            self.metrics.tokens.add((*labels, "in"), record.prompt_tokens)
-            self.metrics.tokens.add((*labels, "out"), record.completion_tokens)
 
 
 class Exchange:

@@ -1,11 +1,14 @@
-"""Counters and histograms of the gateway in plain dictionaries, shown in Prometheus' text format."""
+"""What the gateway counts, shown in Prometheus' text format; names and texts are those of longrein.ops.monitor."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-LOWEST, HIGHEST = -10, 9  # histogram buckets: powers of two from 1 ms to 512 s
-BOUNDS = [2.0**e for e in range(LOWEST, HIGHEST + 1)]
+from longrein.core.histogram import Histogram as Exponential
+from longrein.core.histogram import middle
+from longrein.core.ledger.traffic import MOST_NAMES, MOST_TEAMS, OTHER, Block
+from longrein.ops.monitor.catalogue import ENGINE, GATEWAY, MACHINE, PER_RELEASE, TRAFFIC, Gauge, Metric, gauge_name
+
 Labels = tuple[str, ...]
 
 
@@ -16,7 +19,13 @@ class Counter:
         self.name, self.help, self.labels, self.kind = name, help, labels, kind
         self.values: dict[Labels, float] = {}
 
-    def add(self, values: Labels, amount: float = 1) -> None:
+    @classmethod
+    def known(cls, name: str) -> "Counter":
+        """One of the catalogue."""
+        kind, help, labels = GATEWAY[name]
+        return cls(name, help, labels, kind)
+
+    def add(self, values: Labels, amount: Any = 1) -> None:
         self.values[values] = self.values.get(values, 0) + amount
 
     def rows(self) -> list[Any]:
@@ -33,22 +42,24 @@ class Counter:
 
 
 class Histogram:
-    """Durations in seconds, counted in buckets of powers of two."""
+    """Exponential histograms folded into buckets of powers of two, which is exact but for those that a bound cuts: what
+    lies within 1.1 % of it may count on its other side. kind: "summary" leaves the buckets out."""
 
-    def __init__(self, name: str, help: str, labels: Labels = ()) -> None:
-        self.name, self.help, self.labels = name, help, labels
+    def __init__(self, metric: Metric) -> None:
+        self.name, self.help, self.labels, self.kind = metric.name, metric.help, metric.labels, metric.kind
+        self.scale, self.lowest = metric.scale, metric.octaves[0]
+        self.bounds = [2.0**e for e in range(metric.octaves[0], metric.octaves[1] + 1)]
         self.counts: dict[Labels, list[int]] = {}
         self.sums: dict[Labels, float] = {}
 
-    def observe(self, values: Labels, seconds: float) -> None:
-        counts = self.counts.get(values)
-        if counts is None:
-            counts = self.counts[values] = [0] * (len(BOUNDS) + 1)
-            self.sums[values] = 0.0
-        mantissa, exponent = math.frexp(max(seconds, BOUNDS[0]))
-        exponent -= mantissa == 0.5  # a power of two belongs to the bucket it bounds
-        counts[min(max(exponent - LOWEST, 0), len(BOUNDS))] += 1
-        self.sums[values] += seconds
+    def add(self, values: Labels, seen: Any) -> None:
+        found: Exponential = seen
+        counts = self.counts.setdefault(values, [0] * (len(self.bounds) + 1))
+        for key, count in found.counts.items():
+            mantissa, exponent = math.frexp(max(middle(key) * self.scale, self.bounds[0]))
+            exponent -= mantissa == 0.5  # a power of two belongs to the bucket it bounds
+            counts[min(max(exponent - self.lowest, 0), len(self.bounds))] += count
+        self.sums[values] = self.sums.get(values, 0.0) + found.sum * self.scale
 
     def rows(self) -> list[Any]:
         return [(values, list(counts), self.sums[values]) for values, counts in list(self.counts.items())]
@@ -56,67 +67,79 @@ class Histogram:
     def add_rows(self, rows: Iterable[Any]) -> None:
         for values, counts, sum_ in rows:
             values = tuple(values)
-            mine = self.counts.setdefault(values, [0] * (len(BOUNDS) + 1))
+            mine = self.counts.setdefault(values, [0] * (len(self.bounds) + 1))
             self.counts[values] = [a + b for a, b in zip(mine, counts, strict=True)]
             self.sums[values] = self.sums.get(values, 0.0) + sum_
 
     def render(self) -> Iterable[str]:
-        yield from _head(self.name, self.help, "histogram")
+        yield from _head(self.name, self.help, self.kind)
         for values, counts in self.counts.items():
-            total = 0
-            for bound, count in zip([*map(_number, BOUNDS), "+Inf"], counts, strict=True):
-                total += count
-                yield f"{self.name}_bucket{_labels((*self.labels, 'le'), (*values, bound))} {total}"
+            if self.kind == "histogram":
+                total = 0
+                for bound, count in zip([*map(_number, self.bounds), "+Inf"], counts, strict=True):
+                    total += count
+                    yield f"{self.name}_bucket{_labels((*self.labels, 'le'), (*values, bound))} {total}"
             yield f"{self.name}_sum{_labels(self.labels, values)} {_number(self.sums[values])}"
-            yield f"{self.name}_count{_labels(self.labels, values)} {total}"
+            yield f"{self.name}_count{_labels(self.labels, values)} {sum(counts)}"
+
+
+class Served:
+    """What blocks of traffic add up to since the process began, by the metrics of the catalogue."""
+
+    def __init__(self) -> None:
+        self.parts = [
+            Counter(m.family, m.help, m.labels) if m.kind == "counter" else Histogram(m) for m in TRAFFIC
+        ]  # fmt: skip
+        self._teams: set[str] = set()
+        self._names: set[str] = set()
+
+    def count(self, block: Block) -> None:
+        if block.arm:  # copies, and failures that another release made good: no client saw them
+            return
+        team = _bounded(block.team, self._teams, MOST_TEAMS)
+        where = {"endpoint": block.endpoint, "release": block.release[:12], "team": team}
+        for metric, part in zip(TRAFFIC, self.parts, strict=True):
+            values = tuple(where[label] for label in metric.labels if label in where)
+            for own, seen in metric.of(block):
+                if metric.kind == "summary":
+                    own = (_bounded(own[0], self._names, MOST_NAMES),)
+                if not isinstance(seen, (int, float)) or seen:
+                    part.add((*values, *own), seen)
 
 
 class Metrics:
-    """What the gateway counts."""
+    """All that one gateway process counts."""
 
     def __init__(self) -> None:
-        per_release = ("endpoint", "release")
-        self.requests = Counter(
-            "longrein_requests_total", "Requests for answers, by HTTP status.", (*per_release, "status")
-        )
-        self.tokens = Counter("longrein_tokens_total", "Tokens read and written.", (*per_release, "direction"))
-        self.latency = Histogram("longrein_request_seconds", "From the request's arrival to its end.", per_release)
-        self.first = Histogram("longrein_first_token_seconds", "From arrival to the first token.", per_release)
-        self.refused = Counter("longrein_refused_total", "Requests without the right API key.", ("status",))
-        self.feedback = Counter("longrein_feedback_total", "Values of feedback that came.", ("endpoint", "outcome"))
-        self.restarts = Counter("longrein_engine_restarts_total", "Engines that ended unexpectedly.", ("endpoint",))
-
-        self.inflight = Counter("longrein_inflight", "Answers under way.", per_release, "gauge")
-        self.lost = Counter("longrein_log_dropped_total", "Records lost, the disk being slow or full.")
+        self.refused = Counter.known("longrein_refused_total")
+        self.feedback = Counter.known("longrein_feedback_total")
+        self.restarts = Counter.known("longrein_engine_restarts_total")
+        self.inflight = Counter.known("longrein_inflight")
+        self.lost = Counter.known("longrein_log_dropped_total")
         self.dropped: Callable[[], int] = int  # what the recorder says of that
         self.look: Callable[[], Mapping[Labels, float]] = dict  # what is under way now
+        self.served: Callable[[], Served] = Served  # what was answered so far
         self.others: Callable[[], Iterable[State]] = tuple  # what the other processes on this port have counted
 
-    def parts(self) -> "list[Counter | Histogram]":
-        return [
-            self.requests, self.tokens, self.latency, self.first, self.refused, self.restarts, self.feedback,
-            self.lost, self.inflight,
-        ]  # fmt: skip
-
-    def render(self, gauges: Iterable[Counter] = ()) -> str:
+    def render(self, gauges: "Iterable[Counter | Histogram]" = ()) -> str:
         """What this process and the others have counted, and gauges that are the same for all."""
         whole = Metrics()
+        parts = [*whole.counters(Served()), whole.inflight]
         for state in (self.state(), *self.others()):
-            whole.add(state)
-        parts = [*whole.parts(), *gauges]
-        return "\n".join(line for part in parts for line in part.render()) + "\n"
+            rows = {**state["counters"], **state["gauges"]}
+            for part in parts:
+                part.add_rows(rows.get(part.name, ()))
+        return "\n".join(line for part in [*parts, *gauges] for line in part.render()) + "\n"
 
     def state(self) -> "State":
-        """As plain JSON, for another process to `add`."""
+        """As plain JSON, for another process to add."""
         self.inflight.values = dict(self.look())
         self.lost.values = {(): self.dropped()}
-        rows = {part.name: part.rows() for part in self.parts()}
-        return {"gauges": {self.inflight.name: rows.pop(self.inflight.name)}, "counters": rows}
+        counted = {part.name: part.rows() for part in self.counters(self.served())}
+        return {"gauges": {self.inflight.name: self.inflight.rows()}, "counters": counted}
 
-    def add(self, state: "State") -> None:
-        rows = {**state["counters"], **state["gauges"]}
-        for part in self.parts():
-            part.add_rows(rows.get(part.name, ()))
+    def counters(self, served: Served) -> "list[Counter | Histogram]":
+        return [*served.parts, self.refused, self.restarts, self.feedback, self.lost]
 
 
 State = Mapping[str, Mapping[str, Any]]
@@ -124,24 +147,58 @@ State = Mapping[str, Mapping[str, Any]]
 
 def limit_gauges(used: Mapping[tuple[str, str], tuple[float, float]]) -> list[Counter]:
     """{(subject, limit): (used, at most)} as metrics."""
-    names = ("subject", "limit")
-    found = [Counter("longrein_limit_used", "Used and reserved in the window that is open.", names, "gauge"),
-             Counter("longrein_limit_most", "What the limit allows in a window.", names, "gauge")]  # fmt: skip
+    found = [Counter.known("longrein_limit_used"), Counter.known("longrein_limit_most")]
     for gauge, values in zip(found, zip(*used.values(), strict=True), strict=False):
         gauge.values = dict(zip(used, values, strict=True))
     return found if used else []
 
 
-def engine_gauges(stats: Mapping[Labels, Mapping[str, Any]]) -> list[Counter]:
+def engine_gauges(stats: Mapping[Labels, Mapping[str, Any]]) -> "list[Counter | Histogram]":
     """The numbers in {(endpoint, release): engine stats} as metrics; those that end in _total only grow."""
+    batch = ENGINE["batch"]
+    about = Metric(gauge_name("batch", "engine"), batch.kind, batch.unit, batch.help, PER_RELEASE, _none, 1.0, (0, 12))
+    sizes = Histogram(about)
+    for values, numbers in stats.items():
+        if told := numbers.get("batch_sizes"):
+            seen = Exponential()
+            for size, steps in told.items():
+                seen.record(float(size), steps)
+            sizes.add(values, seen)
+    found = _gauges(stats, "engine", ENGINE, PER_RELEASE)
+    return [*found, sizes] if sizes.counts else found
+
+
+def machine_gauges(host: str, numbers: Mapping[str, float]) -> "list[Counter | Histogram]":
+    return _gauges({(host,): numbers}, "machine", MACHINE, ("host",))
+
+
+def _gauges(
+    stats: Mapping[Labels, Mapping[str, Any]], of: Literal["engine", "machine"], known: Mapping[str, Gauge],
+    labels: Labels,
+) -> "list[Counter | Histogram]":  # fmt: skip
     found: dict[str, Counter] = {}
     for values, numbers in stats.items():
         for key, number in numbers.items():
-            if isinstance(number, (int, float)):
+            if isinstance(number, (int, float)) and key.isascii() and key.isidentifier():
                 kind = "counter" if key.endswith("_total") else "gauge"
-                name, text = f"longrein_engine_{key}", "See the statistics of the engine port."
-                found.setdefault(key, Counter(name, text, ("endpoint", "release"), kind)).values[values] = number
+                text = known[key].help if key in known else "See the statistics of the engine port."
+                counter = found.setdefault(key, Counter(gauge_name(key, of), text, labels, kind))
+                counter.values[values] = number
     return list(found.values())
+
+
+def _none(block: Block) -> Iterable[Any]:
+    return ()
+
+
+def _bounded(value: str, known: set[str], most: int) -> str:
+    """Itself, while there are few: a label with values without end would fill this memory, and Prometheus'."""
+    if value in known or not value:
+        return value
+    if len(known) >= most:
+        return OTHER
+    known.add(value)
+    return value
 
 
 def _head(name: str, help: str, kind: str) -> list[str]:
@@ -149,10 +206,9 @@ def _head(name: str, help: str, kind: str) -> list[str]:
 
 
 def _labels(names: Labels, values: Labels) -> str:
-    if not names:
-        return ""
-    pairs = (f'{n}="{_escape(v)}"' for n, v in zip(names, values, strict=True))
-    return "{" + ",".join(pairs) + "}"
+    """A label that is empty is as good as none."""
+    pairs = [f'{n}="{_escape(v)}"' for n, v in zip(names, values, strict=True) if v]
+    return "{" + ",".join(pairs) + "}" if pairs else ""
 
 
 def _escape(value: str) -> str:
@@ -160,4 +216,6 @@ def _escape(value: str) -> str:
 
 
 def _number(value: float) -> str:
+    if value != value or value in (math.inf, -math.inf):
+        return "NaN" if value != value else "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) else repr(float(value))

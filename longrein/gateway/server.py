@@ -38,6 +38,7 @@ from longrein.gateway.record import Recorder, policies
 from longrein.gateway.replicas import DRAIN_S, Fleet
 from longrein.gateway.responses import Responses
 from longrein.gateway.routing import Table, Target, Watch, report
+from longrein.gateway.sampler import Sampler
 from longrein.gateway.snapshot import Snapshots, folder
 from longrein.gateway.tally import Tally
 from longrein.gateway.tap import Tap
@@ -185,6 +186,9 @@ class Gateway:
     def _counted(self) -> contextlib.ExitStack:
         """One /metrics for all processes on this port."""
         stack = contextlib.ExitStack()
+        assert self._loop
+        stack.callback(Sampler(self.fleet, self.tally, self.workspace, self._loop).close)
+        self.metrics.served = self.tally.served
         if self.shared:
             snapshots = Snapshots(folder(self.workspace / ".longrein" / "run", os.getppid()), self.metrics)
             self.metrics.others = snapshots.others

@@ -4,14 +4,16 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from longrein.core.errors import Error
+from longrein.core.histogram import Histogram
 from longrein.core.ledger import Block, Ledger, now_ms
 from longrein.core.ledger.traffic import BLOCK_MS, MOST_TEAMS, OTHER
 from longrein.core.record import Record
+from longrein.gateway.metrics import Served
 
 EVERY_S = 1.0
 COMPACT_S = 600.0
@@ -33,6 +35,8 @@ class Tally:
         self._blocks: dict[Key, Block] = {}
         self._changed: set[Key] = set()
         self._teams = 0  # blocks of teams in the open block of time
+        self._served = Served()  # what the blocks that are closed add up to
+        self._lost = Block("", "", 0)  # requests for no endpoint: for /metrics alone
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._failing = False
@@ -46,13 +50,32 @@ class Tally:
         with self._lock:
             start_ms = self._now()
             for record in records:
-                if record.endpoint:
-                    _count(self._block((start_ms, record.endpoint, record.release, record.arm, record.team)), record)
+                key = start_ms, record.endpoint, record.release, record.arm, record.team
+                _count(self._block(key) if record.endpoint else self._lost, record)
 
     def score(self, endpoint: str, release: str, arm: str, name: str, value: float, team: str = "") -> None:
         """One piece of feedback."""
         with self._lock:
             self._block((self._now(), endpoint, release, arm, team)).score(name, value)
+
+    def gauge(self, endpoint: str, release: str, samples: Mapping[str, Histogram]) -> None:
+        """What was sampled of an engine; endpoint "": of the machine, `release` being its name."""
+        with self._lock:
+            mine = self._block((self._now(), endpoint, release, "", "")).gauges
+            for name, histogram in samples.items():
+                mine.setdefault(name, Histogram()).merge(histogram)
+
+    def served(self) -> Served:
+        """All that was counted by this process, for /metrics."""
+        whole = Served()
+        with self._lock:
+            for mine, part in zip(whole.parts, self._served.parts, strict=True):
+                mine.add_rows(part.rows())
+            for key, block in self._blocks.items():
+                if key[0] == self._start_ms:
+                    whole.count(block)
+            whole.count(self._lost)
+        return whole
 
     def flush(self) -> None:
         """Write what changed. Errors: the ledger's; then nothing is lost."""
@@ -100,6 +123,9 @@ class Tally:
         start_ms = now_ms() // BLOCK_MS * BLOCK_MS
         if start_ms == self._start_ms or (start_ms < self._start_ms and self._changed):
             return self._start_ms  # until all that changed is written
+        for key, block in self._blocks.items():
+            if key[0] == self._start_ms:
+                self._served.count(block)
         if start_ms < self._start_ms:
             self._worker, self._blocks = secrets.token_hex(8), {}
         self._start_ms, self._teams = start_ms, 0

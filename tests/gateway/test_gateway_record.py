@@ -11,16 +11,18 @@ import pytest
 import sqlalchemy as sa
 
 from longrein.core.errors import Error
-from longrein.core.ledger import Ledger
+from longrein.core.histogram import Histogram as Exponential
+from longrein.core.ledger import Block, Ledger
 from longrein.core.ledger.traffic import BLOCK_MS, MOST_TEAMS, OTHER
 from longrein.core.record import Segment
 from longrein.data import seal
 from longrein.data.requests import RequestLog
+from longrein.gateway import metrics
 from longrein.gateway import tally as tally_module
-from longrein.gateway.metrics import BOUNDS, Counter, Histogram
 from longrein.gateway.record import Record, Recorder
 from longrein.gateway.routing import read
 from longrein.gateway.tally import Tally
+from longrein.ops.monitor.catalogue import BY_NAME, TRAFFIC, Metric
 
 FOREVER = 1 << 62
 
@@ -199,16 +201,19 @@ def test_memory_is_bounded_while_the_ledger_is_away(ledger: Ledger, monkeypatch)
 
 
 def test_a_histogram_counts_up_to_and_with_its_bounds():
-    histogram = Histogram("h", "H.", ("e",))
-    for seconds in (0.0, BOUNDS[0], 0.5, 0.50001, 1e9):
-        histogram.observe(('quote " and \\ and 卡',), seconds)
+    metric = Metric("h", "histogram", "s", "H.", ("e",), lambda _: (), 1e-3, (-10, 9))
+    histogram = metrics.Histogram(metric)
+    seen = Exponential([0.0, 0.5, 250.0, 499.0, 520.0, 1e9])
+    histogram.add(('quote " and \\ and 卡',), seen)
+    histogram.add(('quote " and \\ and 卡',), seen)
     lines = list(histogram.render())
     labels = 'e="quote \\" and \\\\ and 卡"'
-    assert f'h_bucket{{{labels},le="0.0009765625"}} 2' in lines
-    assert f'h_bucket{{{labels},le="0.5"}} 3' in lines
-    assert f'h_bucket{{{labels},le="1"}} 4' in lines
-    assert f'h_bucket{{{labels},le="512"}} 4' in lines
-    assert f'h_bucket{{{labels},le="+Inf"}} 5' in lines and f"h_count{{{labels}}} 5" in lines
+    assert f'h_bucket{{{labels},le="0.0009765625"}} 4' in lines
+    assert f'h_bucket{{{labels},le="0.25"}} 6' in lines
+    assert f'h_bucket{{{labels},le="0.5"}} 8' in lines
+    assert f'h_bucket{{{labels},le="1"}} 10' in lines
+    assert f'h_bucket{{{labels},le="512"}} 10' in lines
+    assert f'h_bucket{{{labels},le="+Inf"}} 12' in lines and f"h_count{{{labels}}} 12" in lines
 
 
 def test_prometheus_can_read_the_metrics(echo):
@@ -222,15 +227,53 @@ def test_prometheus_can_read_the_metrics(echo):
     (requests,) = found["longrein_requests"].samples
     release = world.ledger.assets.get("release:support@prod").digest[:12]
     assert requests.labels == {"endpoint": "support", "release": release, "status": "200"} and requests.value == 1
+    assert "longrein_inflight" in found and all(family.documentation for family in found.values())
     tokens = {s.labels["direction"]: s.value for s in found["longrein_tokens"].samples}
     assert tokens == {"in": 2, "out": 3}
     assert found["longrein_first_token_seconds"].samples[-1].value == 1
+    assert found["longrein_request_seconds"].type == "histogram" and found["longrein_queue_seconds"].samples
+    assert found["longrein_finish_reasons"].samples[0].labels["reason"] == "stop"
     assert found["longrein_engine_words"].samples[0].value == 3
+    assert found["longrein_machine_memory_bytes"].samples[0].value > 0
     assert found["longrein_ledger_up"].samples[0].value == 1
 
 
+@pytest.mark.parametrize("name", [m.name for m in TRAFFIC])
+def test_all_that_blocks_tell_is_in_the_metrics_and_openmetrics_parsers_agree(name):
+    parser = pytest.importorskip("prometheus_client.parser")
+    one = Block("支持", "r1" * 20, 0, team="a b", requests=2, tokens_in=5, tokens_out=7, tokens_cached=3, cost_usd=0.5,
+                refusals=1, guarded=1, cached=1, statuses={"200": 2}, finishes={"stop": 2})  # fmt: skip
+    for timing in ("latency_ms", "ttft_ms", "token_ms", "queue_ms", "cost_usd"):
+        one.time(timing, 2.0)
+    one.score("helpful", 1)
+    counted = metrics.Metrics()
+    served = metrics.Served()
+    served.count(one)
+    served.count(Block("支持", "r1" * 20, 0, arm="shadow", requests=9, statuses={"200": 9}))
+    counted.served = lambda: served
+    text = counted.render()
+    found = {family.name: family for family in parser.text_string_to_metric_families(text)}
+    family, metric = found[name], BY_NAME[name]
+    assert family.type == metric.kind and family.documentation == metric.help
+    for sample in family.samples:
+        assert sample.labels["endpoint"] == "支持" and sample.labels["release"] == "r1r1r1r1r1r1"
+        assert sample.labels.get("team") == ("a b" if "team" in metric.labels else None)
+    assert sum(s.value for s in found["longrein_requests"].samples) == 2
+
+
+def test_labels_that_anybody_may_make_up_stay_few():
+    served = metrics.Served()
+    for i in range(1000):
+        block = Block("e", "r", 0, team=f"team {i}", statuses={"200": 1})
+        block.score(f"metric {i}", 1)
+        served.count(block)
+    sizes = [len(part.rows()) for part in served.parts]
+    assert max(sizes) == MOST_TEAMS + 1
+    assert sum(number for _, number in served.parts[0].rows()) == 1000
+
+
 def test_a_counter_without_labels():
-    counter = Counter("c_total", "C.")
+    counter = metrics.Counter("c_total", "C.")
     counter.add(())
     assert list(counter.render())[-1] == "c_total 1"
 

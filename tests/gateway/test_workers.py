@@ -15,10 +15,11 @@ import openai
 import pytest
 
 from longrein.core.errors import Error
+from longrein.core.ledger import Block
 from longrein.core.limit import Limit
 from longrein.data.requests import asked_ms
 from longrein.gateway import snapshot
-from longrein.gateway.metrics import Metrics
+from longrein.gateway.metrics import Metrics, Served
 from longrein.gateway.server import Gateway
 from longrein.gateway.workers import Workers
 
@@ -286,8 +287,10 @@ def test_what_ends_by_itself_is_noticed(world):
 def test_metrics_of_the_dead_count_and_what_they_had_under_way_does_not(tmp_path):
     dead, mine = Metrics(), Metrics()
     for metrics in (dead, mine):
-        metrics.requests.add(("e", "r", "200"), 2)
-        metrics.latency.observe(("e", "r"), 0.5)
+        served, block = Served(), Block("e", "r", 0, statuses={"200": 2})
+        block.time("latency_ms", 500)
+        served.count(block)
+        metrics.served = lambda served=served: served
         metrics.look = lambda: {("e", "r"): 3}
     (tmp_path / "999999999.json").write_bytes(msgspec.json.encode(dead.state()))
     (tmp_path / "999999998.json").write_bytes(b"torn {")

@@ -51,7 +51,6 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     trackers: dict[str, mirror.Config] = {}
     sinks: dict[str, sink.Config] = {}  # where else what was answered is sent
     rules: dict[str, rule.Config] = {}  # what is done by itself when something happens
-    channels: dict[str, channel.Config] = {}  # where people are told of alerts
     compute: Compute = Compute()
 
     def evaluation(self, model: str) -> evaluate.Config:

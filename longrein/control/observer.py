@@ -59,7 +59,13 @@ class Part(Protocol):
         ...
 
 
-PARTS: Sequence[Callable[[Site], Part]] = (Export,)
+def _drifting(site: Site) -> Part:
+    from longrein.control.drifting import Drifting  # numpy has no place in the process that starts an observer
+
+    return Drifting(site)
+
+
+PARTS: Sequence[Callable[[Site], Part]] = (Export, _drifting)
 
 
 class Observer:

@@ -265,8 +265,7 @@ class Engine(Protocol):
 
     def stats(self) -> dict[str, Any]:
         """Counters and gauges: running, waiting, slots_used, slots_total, steps_total, tokens_in_total,
-        tokens_out_total, step_s (moving average), batch_sizes ({upper bound: steps}). busy_s_total, where the
-        prefill_s and decode_s of all requests add up to it."""
+        tokens_out_total, step_s (moving average), batch_sizes ({upper bound: steps})."""
         ...
 
 
@@ -277,6 +276,11 @@ class Steered(Protocol):
     slo: Slo | None  # what is promised; None: no request is refused for being late
     limits: Limits  # of the next step, set from outside; at first the most it can take
     work: Work | None  # what the last step was; None when there was nothing to do
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds it has worked: over all requests, their prefill_s and decode_s add up to it."""
+        ...
 
     def load(self) -> Load:
         """What is under way and what waits, now."""

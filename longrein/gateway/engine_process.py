@@ -19,6 +19,7 @@ import msgspec
 from longrein.core import plugins
 from longrein.core.errors import Error
 from longrein.core.generation import Event, Request
+from longrein.core.meter import metered
 from longrein.core.ports import Engine, Steered
 from longrein.core.worker import as_error, die_with_parent
 from longrein.gateway.engine_hub import Hub, Inbox
@@ -27,7 +28,8 @@ from longrein.ops.batching import Controller
 REQUEST = msgspec.msgpack.Decoder(Request)
 
 
-def main(fd: int, path: Path | None = None) -> int:
+def main(fd: int, name: str, path: Path | None = None) -> int:
+    born_s = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the group; the owner decides
     os.set_inheritable(fd, False)
     with socket.socket(fileno=fd) as sock:
@@ -44,7 +46,9 @@ def main(fd: int, path: Path | None = None) -> int:
             return 1
         server = _Server(hub, engine)
         server.welcome(msgspec.msgpack.decode(body)["peer"])
-        server.run(hub.inbox)
+        project = msgspec.msgpack.decode(body)["project"]
+        with metered(project, name, born_s, lambda: engine.busy_s if isinstance(engine, Steered) else None):
+            server.run(hub.inbox)
     return 0
 
 
@@ -147,4 +151,4 @@ def _decode(body: msgspec.Raw) -> Request:
 
 if __name__ == "__main__":
     die_with_parent()
-    sys.exit(main(int(sys.argv[1]), Path(sys.argv[3]) if len(sys.argv) > 3 else None))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]) if len(sys.argv) > 3 else None))

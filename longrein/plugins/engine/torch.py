@@ -65,7 +65,7 @@ class Torch:
         self.numbers = itertools.count()
         self.counts: Counter[str] = Counter()
         self.batch_sizes: Counter[int] = Counter()
-        self.busy_s = self.step_s = 0.0
+        self.generating_s = self.step_s = 0.0
         self.worked: float | None = None  # since when there has been work without a pause
         for tokens in ([0], [0, 0]):  # warm-up: libraries initialise on first use
             self.model.forward([Span(0, 0, tokens, True)])
@@ -136,6 +136,10 @@ class Torch:
         self._note(plan, events, time.monotonic() - began)
         return embedded + events
 
+    @property
+    def busy_s(self) -> float:
+        return self.generating_s + self.embeddings.busy_s
+
     def pending(self) -> int:
         return len(self.waiting) + len(self.running) + len(self.embeddings.waiting)
 
@@ -160,7 +164,7 @@ class Torch:
             "kv_tokens": sum(s.done for s in self.running),
             "kv_tokens_kept": sum(map(self.slots.length, self.slots.free)),
             "kv_tokens_room": self.model.slots * self.context,
-            "busy_s_total": self.busy_s + self.embeddings.busy_s,
+            "busy_s_total": self.busy_s,
             "step_s": self.step_s,
             "limit_batch": self.limits.batch,
             "limit_prefill_tokens": self.limits.prefill_tokens,
@@ -267,7 +271,7 @@ class Torch:
                 sequence.prefill_s += own * second
             else:
                 sequence.decode_s += own * second
-        self.busy_s += seconds
+        self.generating_s += seconds
 
     def _logprob(self, logits: torch.Tensor, token: int, count: int) -> Logprob:
         logprobs = logits.log_softmax(-1)

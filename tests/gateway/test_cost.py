@@ -1,0 +1,130 @@
+"""What requests cost, on a real engine: nothing of its time is lost, and with the idle time it is the bill."""
+
+import asyncio
+import concurrent.futures
+import json
+import time
+
+import openai
+import pytest
+from tiny import make
+
+from longrein.core import meter
+from longrein.core.meter import Meter
+from longrein.gateway.cost import tags
+
+RATE = 3600.0  # USD an hour: a dollar a second
+FOREVER = 1 << 60
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, new_world):
+    """A server whose hour was busy: whole answers and streams, cancelled ones, refused ones, offline ones that had to
+    make way, embeddings, prompts that begin alike. Its world, once it has ended."""
+    folder = tmp_path_factory.mktemp("cost")
+    world = new_world(folder)
+    release = world.release(
+        "support", make(folder / "hf"), system="Be kind. " * 12, engine="torch", max_batch=3, threads=1
+    )
+    world.promote(release)
+    world.ledger.work.want(
+        {"project": "test", "endpoints": world.endpoints, "costs": {"machine": {"usd_per_hour": RATE}}}, actor="test"
+    )
+    with world.serve() as gateway, world.client(gateway) as client:
+        batch = offline(client, 12)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: ask(client, i), range(60)))
+        while client.batches.retrieve(batch).status not in ("completed", "failed"):
+            time.sleep(0.05)
+        stats = gateway.fleet.lanes["support"].serving.engine.stats()
+        preempted = asyncio.run_coroutine_threadsafe(stats, gateway._loop).result(10)["preemptions_total"]
+    yield world, preempted
+    world.ledger.close()
+
+
+def ask(client, i):
+    messages = [{"role": "user", "content": f"{i % 5} 我的卡丢了 " * (1 + i % 4)}]
+    more = {"max_tokens": 8 + i % 40, "extra_headers": {"x-longrein-tags": f"feature=f{i % 3}"}, "seed": i}
+    kind = i % 6
+    if kind == 0:  # hangs up in the middle
+        with client.chat.completions.create(
+            model="support",
+            messages=messages,
+            stream=True,
+            extra_body={"ignore_eos": True},
+            **more | {"max_tokens": 60},
+        ) as stream:
+            next(iter(stream))
+    elif kind == 1:  # hangs up before it has begun
+        with pytest.raises(openai.APITimeoutError):
+            client.with_options(timeout=0.02).chat.completions.create(
+                model="support", messages=messages, extra_body={"ignore_eos": True}, **more | {"max_tokens": 100}
+            )
+    elif kind == 2:
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="support", messages=[{"role": "user", "content": "word " * 5000}])
+    elif kind == 3:
+        client.embeddings.create(model="support", input=["a", "the second text"])
+    else:
+        client.chat.completions.create(model="support", messages=messages, n=1 + i % 2, **more)
+
+
+def offline(client, count):
+    body = {
+        "model": "support",
+        "messages": [{"role": "user", "content": "later"}],
+        "max_tokens": 50,
+        "ignore_eos": True,
+    }
+    lines = [
+        json.dumps({"custom_id": str(i), "method": "POST", "url": "/v1/chat/completions", "body": body})
+        for i in range(count)
+    ]
+    file = client.files.create(file=("in.jsonl", "\n".join(lines).encode()), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h").id
+
+
+def test_the_requests_and_the_idle_time_are_the_bill(served):
+    world, preempted = served
+    records = world.requests.find(limit=1000)
+    assert preempted and len(records) == 72
+    [engine] = meter.read(world.folder / ".longrein" / meter.FOLDER, 0, FOREVER)
+    assert engine.endpoint == "support"
+    alive, busy = sum(h.alive_s for h in engine.hours), sum(h.busy_s for h in engine.hours)
+    spent = sum(r["prefill_ms"] + r["decode_ms"] for r in records) / 1000
+    assert spent == pytest.approx(busy, rel=1e-3) and 0 < busy < alive
+    idle = alive - busy
+    asked = sum(r["cost_usd"] or 0.0 for r in records)
+    assert asked + idle * RATE / 3600 == pytest.approx(alive * RATE / 3600, rel=1e-3)
+    gone = [r for r in records if r["status"] == 499]
+    assert len(gone) >= 10 and sum(r["cost_usd"] for r in gone) > 0 and any(r["decode_ms"] for r in gone)
+    assert {tuple(r["tags"]) for r in records} >= {("feature=f0",), ("feature=f1",), ()}
+
+
+def test_a_meter_outlives_clocks_that_jump_and_disks_that_are_full(tmp_path, monkeypatch):
+    now_ms = 1_700_000_000_000 // meter.HOUR_MS * meter.HOUR_MS + 10_000
+    monkeypatch.setattr(meter, "_now_ms", lambda: now_ms)
+    (tmp_path / "engines").write_text("no folder can be here")
+    mine = Meter(tmp_path / "engines", "of release:support@3", time.monotonic() - 60)
+    mine.look(12.0)
+    (tmp_path / "engines").unlink()
+    for busy_s, jump_ms in ((13, 3_600_000), (14, -6_600_000), (15, 90_000_000), (16, -86_400_000), (17, 86_400_000)):
+        now_ms += jump_ms
+        mine.look(busy_s)
+    found = meter.read(tmp_path / "engines", 0, FOREVER)
+    hours = [hour for day in found for hour in day.hours]
+    assert [day.endpoint for day in found] == ["support"] * len(found) and len(found) >= 2
+    assert sum(hour.busy_s for hour in hours) == pytest.approx(17.0)
+    assert 60 <= sum(hour.alive_s for hour in hours) < 70 and all(hour.alive_s >= 0 for hour in hours)
+    (tmp_path / "engines" / "torn.json").write_bytes(b'{"name": "of')
+    (tmp_path / "engines" / "0-1-2.json").write_bytes(b"")
+    meter.forget(tmp_path / "engines", now_ms)
+    assert len(meter.read(tmp_path / "engines", 0, FOREVER)) == len(found)
+    assert not (tmp_path / "engines" / "0-1-2.json").exists()
+
+
+def test_tags_are_few_and_short_and_no_reason_to_refuse():
+    assert tags("feature=search, customer=Müller%20%26%20S%C3%B6hne") == ["customer=Müller & Söhne", "feature=search"]
+    assert tags("") == tags("=x,feature=,no sign,1a=2,a b=c,x=" + "y" * 65) == tags("a=%00") == []
+    assert len(tags(",".join(f"t{i}={i}" for i in range(1000)))) == 8
+    assert tags("a=1,a=2") == ["a=2"]

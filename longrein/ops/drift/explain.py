@@ -1,22 +1,24 @@
 """What an alarm says of itself: since when, how large, in which features, of which kind of request, with examples.
 
-Two sets of requests are compared: of the reference, and those since the change began. How far texts differ is told by a
-witness, a linear score learned on one half to tell the sets apart and measured on the other.
+Two sets of requests are compared: of the reference, and those since the change began. What tells them apart in a text
+is its distance from all reference texts where the new ones are of a new kind, and else a linear score that is learned
+on one half and measured on the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from longrein.ops.drift.reference import F64, Sample, clusters
-from longrein.ops.drift.text import F32, telling
+from longrein.ops.drift.reference import F64, Texts, clusters
+from longrein.ops.drift.text import F32, SIZE, telling
 from longrein.ops.drift.watch import Kept, Watch
 
 FEW = 8  # requests since the change, below which nothing is told of its kind
-RIDGE = 1.0
-KINDS = 8
+RIDGE = 30.0
+NEAR = 4  # suspects that make likeness
+KINDS, EACH = 4, 15  # at most so many, of about so many requests
 EXAMPLES = 5
 
 
@@ -31,9 +33,9 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of request, by its text."""
+    """One kind of request that looks changed, by its text."""
 
-    words: list[str]  # that are frequent in it and were not before; none where texts are not known
+    words: list[str]  # that are more frequent in it than before; none where texts are not known
     before: float  # its share of requests
     after: float
     examples: list[str]  # ids
@@ -46,8 +48,8 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     features: list[Feature]  # those with the most evidence first
     text: str = ""  # which text tells the most
     auc: float = 0.5  # how well its witness tells requests since the change from those before
-    share: float = 0.0  # of the requests since the change, those that are of no kind there was before: at least, about
-    kinds: list[Kind] = []  # that grew, the most grown first
+    share: float = 0.0  # of the requests since the change, those that are of no kind there was before: at least
+    kinds: list[Kind] = []  # of those since the change that look changed, the most frequent first
     before: list[str] = []  # ids of requests that are most typical of before
     after: list[str] = []  # … and of after
 
@@ -55,15 +57,15 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 class Witness:
     """Tells requests like those since a change from those before it."""
 
-    def __init__(self, text: str, direction: F32, threshold: float) -> None:
-        self.text, self.direction, self.threshold = text, direction, threshold
+    def __init__(self, text: str, likeness: Callable[[F32], F64], before: F32) -> None:
+        """likeness: of vectors to those since the change. What is above 95 % of those before is like them."""
+        self.text, self._likeness = text, likeness
+        self._threshold = float(np.quantile(likeness(before), 0.95))
 
-    def belongs(self, watch: Watch, samples: Sequence[Sample]) -> list[bool]:
-        """Whether each is more like those after than 95 % of those before were."""
-        if not samples or watch.reference is None or self.text not in watch.reference.texts:
-            return [False] * len(samples)
-        found = watch.reference.embed(samples)[self.text] @ self.direction > self.threshold
-        return [bool(f) and self.text in s.texts for f, s in zip(found, samples, strict=True)]
+    def like(self, kept: Sequence[Kept]) -> list[bool]:
+        there = [k for k in kept if self.text in k.vectors]
+        found = iter(self._likeness(_vectors(self.text, there)) > self._threshold if there else ())
+        return [self.text in k.vectors and bool(next(found)) for k in kept]
 
 
 def explain(watch: Watch) -> tuple[Drift, Witness | None]:
@@ -73,10 +75,9 @@ def explain(watch: Watch) -> tuple[Drift, Witness | None]:
     after = [kept for kept in watch.recent if strongest in kept.values][-requests or len(watch.recent) :]
     features = [_feature(name, evidence, watch.before, after) for name, evidence in watch.features.items()]
     drift = Drift(since_ms=since_ms, requests=requests, evidence=watch.evidence, features=features)
-    if len(after) < FEW or len(watch.before) < FEW:
-        return drift, None
-    told = [_text(name, watch.before, after) for name in (watch.reference.texts if watch.reference else ())]
-    best = max((t for t in told if t), key=lambda t: t[0].get("auc", 0.5), default=None)
+    texts = watch.reference.texts if watch.reference else {}
+    told = [found for name, text in texts.items() if (found := _text(name, text, watch.before, after))]
+    best = max(told, key=lambda t: float(t[0]["auc"]), default=None)
     return (msgspec.structs.replace(drift, **best[0]), best[1]) if best else (drift, None)
 
 
@@ -86,23 +87,44 @@ def _feature(name: str, evidence: float, before: Sequence[Kept], after: Sequence
     return Feature(name=name, evidence=evidence, before=means[0], after=means[1], auc=_auc(then, now))
 
 
-def _text(name: str, before: Sequence[Kept], after: Sequence[Kept]) -> tuple[dict[str, Any], Witness] | None:
+def _text(
+    name: str, reference: Texts, before: Sequence[Kept], after: Sequence[Kept]
+) -> tuple[dict[str, Any], Witness] | None:
+    """Either requests are unlike any before, or of what there was before there is another mix: the better witness."""
     before, after = ([k for k in kept if name in k.vectors] for kept in (before, after))
     if len(before) < FEW or len(after) < FEW:
         return None
-    vectors = [np.stack([k.vectors[name] for k in kept]).astype(np.float32) for kept in (before, after)]
-    then, now = _scores(*vectors)
-    direction = _direction(*vectors)
-    order = [np.argsort(s, kind="stable") for s in (then, now)]
+    vectors = _vectors(name, before), _vectors(name, after)
+    scores = reference.distance(vectors[0]), reference.distance(vectors[1])
+    likeness = _novelty(reference, *vectors)
+    mix = _mix_scores(*vectors)
+    if _auc(*mix) > _auc(*scores):
+        direction = _direction(*vectors)
+        scores, likeness = mix, lambda found: np.asarray(found @ direction, np.float64)
+    witness = Witness(name, likeness, vectors[0])
+    order = [np.argsort(likeness(found), kind="stable") for found in vectors]
     facts = {
         "text": name,
-        "auc": _auc(then, now),
-        "share": _share(then, now),
-        "kinds": _kinds(name, before, after, vectors),
+        "auc": _auc(*scores),
+        "share": _share(*scores),
+        "kinds": _kinds(witness, before, after),
         "before": [before[i].id for i in order[0][:EXAMPLES]],
         "after": [after[i].id for i in order[1][::-1][:EXAMPLES]],
     }
-    return facts, Witness(name, direction, float(np.quantile(vectors[0] @ direction, 0.95)))
+    return facts, witness
+
+
+def _novelty(reference: Texts, before: F32, after: F32) -> Callable[[F32], F64]:
+    """Far from the reference, and near those since the change that are: one that is far alone may be so by chance."""
+    far = reference.distance(after)
+    suspects = after[far >= min(np.quantile(reference.distance(before), 0.8), far.max())]
+
+    def likeness(vectors: F32) -> F64:
+        near = np.sort(vectors @ suspects.T, axis=1)[:, ::-1]
+        near = near[:, 1:NEAR] if near.shape[1] >= NEAR else near[:, -1:]  # the nearest may be the request itself
+        return np.asarray(reference.distance(vectors) + near.mean(axis=1) / 2)
+
+    return likeness
 
 
 def _direction(before: F32, after: F32) -> F32:
@@ -116,7 +138,7 @@ def _direction(before: F32, after: F32) -> F32:
     return np.asarray(found, np.float32)
 
 
-def _scores(before: F32, after: F32) -> tuple[F64, F64]:
+def _mix_scores(before: F32, after: F32) -> tuple[F64, F64]:
     """Of each by a witness that did not see it: two halves, each scored by the other's."""
     scores = np.empty(len(before)), np.empty(len(after))
     for half in (0, 1):
@@ -137,32 +159,31 @@ def _auc(before: F64, after: F64) -> float:
 
 def _share(before: F64, after: F64) -> float:
     """How much of `after` cannot be of the distribution before: one minus the least ratio of their shares below a
-    threshold (Blanchard, Lee, Scott, "Semi-supervised novelty detection", 2010), where it holds enough to be told."""
-    thresholds = np.quantile(before, np.linspace(0.1, 1.0, 19))
-    then, now = (np.searchsorted(np.sort(v), thresholds, "right") / len(v) for v in (before, after))
-    return float(max(0.0, 1.0 - (now / then).min()))
+    threshold (Blanchard, Lee, Scott, "Semi-supervised novelty detection", 2010), two standard errors aside."""
+    thresholds = np.quantile(before, np.linspace(0.1, 0.9, 9))
+    then, now = ((np.searchsorted(np.sort(v), thresholds, "right") + 1) / (len(v) + 2) for v in (before, after))
+    errors = np.sqrt(now * (1 - now) / len(after) + then * (1 - then) / len(before))
+    return float(max(0.0, 1.0 - ((now + 2 * errors) / then).min()))
 
 
-def _kinds(name: str, before: Sequence[Kept], after: Sequence[Kept], vectors: Sequence[F32]) -> list[Kind]:
-    """Clusters of both together whose share has grown."""
-    centres = clusters(np.concatenate(vectors), KINDS)
-    mine = [np.argmax(v @ centres.T, axis=1) for v in vectors]
-    then, now = (np.bincount(m, minlength=len(centres)) / len(m) for m in mine)
-    found = []
-    for i in np.argsort(then - now, kind="stable"):
-        noise = np.sqrt(then[i] * (1 - then[i]) / len(before) + now[i] * (1 - now[i]) / len(after))
-        if now[i] - then[i] <= 2 * noise:
-            break
-        members = [after[int(j)] for j in np.flatnonzero(mine[1] == i)]
-        near = np.argsort(-(vectors[1][mine[1] == i] @ centres[i]), kind="stable")[:EXAMPLES]
-        texts = [k.texts[name] for k in members if name in k.texts]
-        words = telling([k.texts[name] for k in before if name in k.texts], texts)
-        examples = [members[int(j)].id for j in near]
-        found.append(Kind(words=words, before=float(then[i]), after=float(now[i]), examples=examples))
+def _kinds(witness: Witness, before: Sequence[Kept], after: Sequence[Kept]) -> list[Kind]:
+    """Clusters of those since the change that the witness tells, the largest first."""
+    then, now = ([k for k, like in zip(kept, witness.like(kept), strict=True) if like] for kept in (before, after))
+    if not now:
+        return []
+    vectors = [_vectors(witness.text, kept) for kept in (then, now)]
+    centres = clusters(vectors[1], min(KINDS, 1 + len(now) // EACH))
+    mine = [np.argmax(found @ centres.T, axis=1) for found in vectors]
+    old, found = [k.texts[witness.text] for k in before if witness.text in k.texts], []
+    for i in np.argsort(-np.bincount(mine[1], minlength=len(centres)), kind="stable"):
+        close = np.argsort(-(vectors[1] @ centres[i]), kind="stable")
+        members = [now[int(j)] for j in close if mine[1][j] == i]
+        new = [k.texts[witness.text] for k in members if witness.text in k.texts]
+        shares = {"before": float((mine[0] == i).sum() / len(before)), "after": len(members) / len(after)}
+        examples = [k.id for k in members[:EXAMPLES]]
+        found.append(Kind(words=telling(old, new) if old else [], examples=examples, **shares))
     return found
 
 
-def as_json(drift: Drift) -> Mapping[str, Any]:
-    """Plain JSON, as an alert's evidence."""
-    found: Mapping[str, Any] = msgspec.to_builtins(drift)
-    return found
+def _vectors(name: str, kept: Sequence[Kept]) -> F32:
+    return np.array([k.vectors[name] for k in kept], np.float32).reshape(len(kept), SIZE)

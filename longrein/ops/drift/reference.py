@@ -59,16 +59,19 @@ class Texts:
         order = np.argsort(-np.bincount(np.argmax(vectors @ topics.T, axis=1), minlength=len(topics)), kind="stable")
         return cls(weights, vectors, rounded(topics[order]))
 
-    def measure(self, vectors: F32) -> F64:
-        """Distances from the nearest neighbours, 0 to 2, and numbers of topics, 0 the most frequent one: (n, 2)."""
+    def distance(self, vectors: F32) -> F64:
+        """From the nearest neighbours: 0 to 2."""
         near, rows = vectors @ self.neighbours.T, np.arange(len(vectors))
         closest = np.zeros(len(vectors))
         for _ in range(NEAREST):  # a partition takes longer
             place = np.argmax(near, axis=1)
             closest += near[rows, place]
             near[rows, place] = -1.0
-        distances = 1.0 - closest / NEAREST
-        return np.stack([distances, np.argmax(vectors @ self.topics.T, axis=1).astype(np.float64)], axis=1)
+        return np.asarray(1.0 - closest / NEAREST)
+
+    def topic(self, vectors: F32) -> F64:
+        """The number of the nearest topic; 0 is the most frequent one."""
+        return np.asarray(np.argmax(vectors @ self.topics.T, axis=1), np.float64)
 
     def dump(self) -> list[bytes]:
         return [a.astype(np.float16).tobytes() for a in (self.weights, self.neighbours, self.topics)]
@@ -110,9 +113,9 @@ class Reference:
         """The value of each feature in each sample; NaN where there is none."""
         features: dict[str, F64] = {}
         for name, texts in self.texts.items():
-            found = texts.measure(vectors[name])
-            found[[name not in s.texts for s in samples]] = np.nan
-            features[name], features[name + TOPIC] = found.T.copy()
+            absent = np.array([name not in s.texts for s in samples], bool)
+            features[name] = np.where(absent, np.nan, texts.distance(vectors[name]))
+            features[name + TOPIC] = np.where(absent, np.nan, texts.topic(vectors[name]))
         for name, codes in self.labels.items():
             values = [codes.get(s.labels[name], len(codes)) if name in s.labels else np.nan for s in samples]
             features[name] = np.array(values, np.float64)

@@ -159,11 +159,7 @@ class Dumped(msgspec.Struct, array_like=True):
 
 
 def _by_text(witness: Witness) -> Callable[[Kept], bool]:
-    def is_like(one: Kept) -> bool:
-        vector = one.vectors.get(witness.text)
-        return vector is not None and float(vector @ witness.direction) > witness.threshold
-
-    return is_like
+    return lambda one: witness.like([one])[0]
 
 
 def _by_value(watch: Watch) -> Callable[[Kept], bool]:

@@ -21,7 +21,7 @@ from longrein.core.spec import Source, json_schema, sparse
 from longrein.data import ingest, mix
 from longrein.models import deploy, evaluate, gate, prompt, train
 from longrein.models.track import mirror
-from longrein.ops.monitor import sink
+from longrein.ops.monitor import channel, sink
 from longrein.ops.value import price
 
 
@@ -51,6 +51,7 @@ class Lifecycle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     trackers: dict[str, mirror.Config] = {}
     sinks: dict[str, sink.Config] = {}  # where else what was answered is sent
     rules: dict[str, rule.Config] = {}  # what is done by itself when something happens
+    channels: dict[str, channel.Config] = {}  # where people are told of alerts
     compute: Compute = Compute()
 
     def evaluation(self, model: str) -> evaluate.Config:
@@ -248,7 +249,7 @@ def _one(named: str | dict[str, dict[str, Any]]) -> list[str]:
 
 def _check_names(spec: Lifecycle, source: Source) -> None:
     """Every name must be one, and every name that points at another noun must be there."""
-    for noun in ("datasets", "prompts", "models", "gates", "endpoints", "sinks"):
+    for noun in ("datasets", "prompts", "models", "gates", "endpoints", "sinks", "channels"):
         for name in getattr(spec, noun):
             if name == APPROVAL and noun == "gates":
                 raise source.error((noun, name), "this name stands for a person's yes", "give the gate another name")
@@ -265,6 +266,11 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
         *((("endpoints", n, "model"), e.model, "models") for n, e in spec.endpoints.items()),
         *((("endpoints", n, "prompt"), e.prompt, "prompts") for n, e in spec.endpoints.items()),
         *((("endpoints", n, "gates", i), g, "gates") for n, e in spec.endpoints.items() for i, g in enumerate(e.gates)),
+        *(
+            (("channels", n, "endpoints", i), e, "endpoints")
+            for n, c in spec.channels.items()
+            for i, e in enumerate(c.endpoints)
+        ),
         *(
             (("endpoints", n, "fallback", i), f, "endpoints")
             for n, e in spec.endpoints.items()
@@ -290,6 +296,7 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
             if (d := drift.declared(e.drift))
         ),
         *((("trackers", n, "tracker"), "tracker", t.tracker) for n, t in spec.trackers.items()),
+        *((("channels", n, "channel"), "channel", c.channel) for n, c in spec.channels.items()),
         *((("sinks", n, "sink"), "sink", s.sink) for n, s in spec.sinks.items()),
         (("compute", "executor"), "executor", spec.compute.executor),
         *((("compute", "runner"), "runner", name) for name in _one(spec.compute.runner)),

@@ -19,6 +19,8 @@ from typing import Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from longrein.control import nouns
+from longrein.control.alerting import Alerting
+from longrein.control.delivery import Delivery
 from longrein.control.export import Export
 from longrein.control.nouns import Lifecycle
 from longrein.core.errors import Error
@@ -65,7 +67,7 @@ def _drifting(site: Site) -> Part:
     return Drifting(site)
 
 
-PARTS: Sequence[Callable[[Site], Part]] = (Export, _drifting)
+PARTS: Sequence[Callable[[Site], Part]] = (Alerting, Delivery, Export, _drifting)
 
 
 class Observer:

@@ -354,3 +354,27 @@ class Sink(Protocol):
     def metrics(self, points: Sequence[Point], start_ms: int, now: int) -> int:
         """Send what was counted from start_ms to now (both Unix milliseconds); how many points were refused."""
         ...
+
+
+class Message(NamedTuple):
+    """What people are told, of one alert or of several at once."""
+
+    id: str  # the same when it is sent again, because nobody knows whether it arrived
+    title: str  # one line
+    lines: Sequence[str]  # plain text
+    severity: str  # the highest of those that fire: info, warning, critical; "" where all are over
+    language: str  # en | zh
+    alerts: Sequence[Mapping[str, Any]]  # for programs: longrein.ops.monitor.message.as_data
+
+
+class Channel(Protocol):
+    """Delivers messages to people. `plugin` is a class."""
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        """Both with the values of their variables. Errors: `invalid`, ValidationError."""
+        ...
+
+    def send(self, message: Message) -> None:
+        """Within some ten seconds. When it returns, the receiver has it. Errors: any Error; it is then tried again,
+        not before details["retry_after_s"]."""
+        ...

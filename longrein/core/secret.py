@@ -41,7 +41,7 @@ class Secrets:
     def _value(self, found: re.Match[str]) -> str:
         value = os.environ.get(found[1])
         if value is None:
-            raise Error("invalid", f"a source needs the variable {found[1]}, which is not set", f"export {found[1]}=…")
+            raise Error("invalid", f"the file needs the variable {found[1]}, which is not set", f"export {found[1]}=…")
         self.add(value, found[0])
         return value
 
@@ -53,7 +53,7 @@ def refuse_literal(value: Any, name: str = "") -> None:
             refuse_literal(one, str(key))
     elif isinstance(value, str) and value and _named.search(name) and not VARIABLE.search(value):
         hint = f'write {name}: "${{NAME}}", and export NAME'
-        raise Error("invalid", f"the source's {name} stands in longrein.yaml, which is kept and shown", hint)
+        raise Error("invalid", f"the value of {name} stands in longrein.yaml, which is kept and shown", hint)
 
 
 def refuse_password(url: str) -> None:
@@ -61,10 +61,10 @@ def refuse_password(url: str) -> None:
     try:
         password = urlsplit(url).password
     except ValueError as error:
-        raise Error("invalid", f"the URL of a source is none: {error}", "scheme://host/path") from error
+        raise Error("invalid", f"a URL is none: {error}", "scheme://host/path") from error
     if password and not VARIABLE.search(password):
         raise Error(
             "invalid",
-            "a password stands in the URL of a source, and the ledger would keep it",
+            "a password stands in a URL, and the ledger would keep it",
             "write scheme://${NAME}:${PASSWORD}@host/…, and export both",
         )

@@ -8,6 +8,7 @@ from msgspec import Meta
 from longrein.core.digest import canonical
 from longrein.core.drift import Drift
 from longrein.core.limit import Limit, Price
+from longrein.core.objective import Config as Objectives
 from longrein.core.record import DAYS, TEXT_DAYS
 from longrein.core.step import Context, Input
 from longrein.models.experiment.rollout import Setting
@@ -42,6 +43,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log_days: Annotated[float, Meta(ge=0)] = DAYS  # and the rest of each record
     limits: Limit | None = None  # of all who ask it together
     price: Price | None = None  # of its tokens, for budgets in USD and the cost of each request
+    objectives: Objectives | None = None  # what is promised of its answers; alerts fire when it is not kept
     value: dict[str, Worth] = {}  # USD that one unit of a metric of feedback is worth: {resolved: 2.5}
     cache: Cache | None = None
     fallback: list[str] = []  # other endpoints, which answer what this one cannot

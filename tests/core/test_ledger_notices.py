@@ -26,7 +26,7 @@ def test_what_waits_goes_out_together_once_the_first_is_due(ledger: Ledger) -> N
     assert claim and [(n.alert_id, n.turn, n.what) for n in claim.notices] == [
         (first.id, 0, "firing"), (second.id, 0, "firing")
     ]  # fmt: skip
-    assert ledger.notices.alerts(claim) == {first.id: first, second.id: second}
+    assert ledger.alerts.many([n.alert_id for n in claim.notices]) == [second, first] and ledger.alerts.many([]) == []
     assert ledger.notices.sent(claim, NOW + 1)
     assert ledger.notices.claim("ops", NOW + 2, WAIT) is None
     assert ledger.notices.claim("else", NOW + 2, WAIT)

@@ -4,7 +4,7 @@ An alert has a kind ("drifted"), a subject ("endpoint:support") and a name of it
 three together fires at a time, however many processes see it, and however often.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,6 +98,10 @@ class Alerts:
         """The newest first, firing or not. after: those with a greater id only."""
         where = [alerts.c.id > after] + ([alerts.c.subject == subject] if subject else [])
         return self._select(where, limit)
+
+    def many(self, ids: Collection[int]) -> list[Alert]:
+        """Those of these ids, the newest first."""
+        return self._select([alerts.c.id.in_(ids)], len(ids)) if ids else []
 
     def _select(self, where: Sequence[Any], limit: int = 1000) -> list[Alert]:
         query = sa.select(alerts).where(*where).order_by(alerts.c.id.desc()).limit(limit)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from longrein.core.ledger.alerts import SEVERITIES, Alert
 from longrein.core.ledger.database import Database
-from longrein.core.ledger.schema import alerts, channels, notices
+from longrein.core.ledger.schema import channels, notices
 
 FIRING, RESOLVED = "firing", "resolved"
 DAY_MS = 86_400_000
@@ -168,13 +168,6 @@ class Notices:
             how = (row.failing_ms, row.retry_ms, row.error) if row else (None, 0, "")
             told[name] = Channel(name, waiting, given_up, *how)
         return told
-
-    def alerts(self, claim: Claim) -> dict[int, Alert]:
-        """Those of a message, as they are now."""
-        ids = {n.alert_id for n in claim.notices}
-        with self.db.read() as connection:
-            rows = connection.execute(sa.select(alerts).where(alerts.c.id.in_(ids))).all()
-        return {row.id: Alert.of(row) for row in rows}
 
     def _release(self, connection: sa.Connection, channel: str, token: str, **values: object) -> bool:
         mine = (channels.c.name == channel, channels.c.token == token)

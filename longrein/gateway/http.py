@@ -193,9 +193,11 @@ class Connection(asyncio.Protocol):
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             said = str(error) or type(error).__name__
+            response.hand_on()
             response.fail(Failure("garbage", f"it does not answer in HTTP: {said[:200]}", response.begun))
             self.abort()
             return
+        response.hand_on()
         if not response.head and max(response.head_bytes, response.header_bytes) > MAX_HEAD_BYTES:
             response.fail(Failure("too_large", f"the head of its answer is larger than {MAX_HEAD_BYTES} bytes"))
             self.abort()
@@ -277,10 +279,14 @@ class Response:
             if self.complete:
                 return b""
             await self._wait()
+        data = self._taken()
+        self.resume()
+        return data
+
+    def _taken(self) -> bytes:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._size = 0
-        self.resume()
         return data
 
     async def pour(self, sink: Callable[[bytes], bool]) -> None:
@@ -342,23 +348,27 @@ class Response:
         self._wake()
 
     def put(self, data: bytes) -> None:
-        if self.closed:
+        if not self.closed:
+            self._pieces.append(data)
+            self._size += len(data)
+
+    def hand_on(self) -> None:
+        """All that came with one read of the connection goes on together: chunks of it would cost a write each."""
+        if not self._pieces:
             return
         if self._sink:
             try:
-                if self._sink(data):
+                if self._sink(self._taken()):
                     return
             except Exception as error:  # noqa: BLE001 - it belongs to the task that waits, not to the loop
                 self.fail(error)
             self._sink = None
-        else:
-            self._pieces.append(data)
-            self._size += len(data)
-            if self._size > HIGH_BYTES:
-                self.pause()
+        elif self._size > HIGH_BYTES:
+            self.pause()
         self._wake()
 
     def end(self) -> None:
+        self.hand_on()
         self.complete = True
         self._timer.cancel()
         if self.paused:

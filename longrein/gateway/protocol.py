@@ -34,6 +34,7 @@ class Watch:
         self.body: dict[Connection, float] = {}
         self.idle: dict[Connection, float] = {}
         self.stalled: dict[Connection, float] = {}
+        self._unsent: dict[Corked, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -50,6 +51,16 @@ class Watch:
                 del waiting[connection]
                 end(connection)
         self._timer = loop.call_later(1.0, self.look, loop)
+
+    def flush_soon(self, corked: "Corked") -> None:
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent[corked] = None
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, {}
+        for corked in unsent:
+            corked.flush()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is None:
@@ -69,25 +80,27 @@ class Watch:
 
 
 class Corked:
-    """A transport that keeps an answer's head back until its body begins: one packet, and one system call, for both."""
+    """A transport that keeps an answer's head back until its body begins, and pieces of a stream until the loop has
+    read what else is there: one packet, and one system call, for all."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        self.head = b""
+    def __init__(self, transport: asyncio.Transport, watch: "Watch") -> None:
+        self.transport, self.watch = transport, watch
+        self.kept: list[bytes] = []
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        if self.head:
-            data, self.head = self.head + data, b""
-        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
-            self.head = data
-            return
-        self.transport.write(data)
+        self.kept.append(data)
+        if not data.startswith(b"HTTP/1.1 ") or data.startswith(b"HTTP/1.1 100"):
+            self.flush()
+
+    def later(self, data: bytes) -> None:
+        self.kept.append(data)
+        self.watch.flush_soon(self)
 
     def flush(self) -> None:
-        if self.head:
-            self.transport.write(self.head)
-            self.head = b""
+        if self.kept:
+            data, self.kept = b"".join(self.kept), []
+            self.transport.write(data)
 
     def close(self) -> None:
         self.flush()
@@ -107,7 +120,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.corked = Corked(transport)
+        self.corked = Corked(transport, self.watch)
         self.watch.head[self] = self.loop.time()
         self.watch.start(self.loop)
         if len(self.connections) > self.watch.bounds.connections:
@@ -173,7 +186,7 @@ class Connection(HttpToolsProtocol):
         False when the client is slow: then let there be no more until `when_writable` is called.
         """
         if not (self.running and self.running.disconnected):
-            self.corked.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self.corked.later(b"%x\r\n%b\r\n" % (len(data), data))
         if self.flow.write_paused:
             self.when_writable = when_writable
             return False

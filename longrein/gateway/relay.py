@@ -1,13 +1,14 @@
 """An upstream's answer on its way to the client: renamed, counted, and checked to be whole; otherwise as it came.
 
-A stream's event is decoded only where its bytes show something to know: an end, a usage, an error. What a model says
-cannot fool the search, for inside a JSON string there is neither a bare quote nor a line's end.
+Most events of a stream differ in nothing but their words. From one that was decoded the frame around them is learned;
+what fits it is passed on as it came, and the words are kept for later. What a model says cannot fool it, for inside a
+JSON string there is no bare quote.
 """
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -22,6 +23,8 @@ MAX_EVENT_BYTES = 8 << 20
 BYTES_A_TOKEN = 4  # of text, where an upstream tells no usage
 MOST_TOKENS = 1 << 31  # a usage beyond is nonsense
 MAX_REASON_CHARS = 40
+UNHEARD = 256  # events whose words may wait to be decoded
+LEARN = 4  # times in a stream
 
 
 Write = Callable[[bytes, Callable[[], None]], bool]  # see protocol.Connection.write_piece
@@ -86,14 +89,17 @@ class Piece(msgspec.Struct):
     error: Any = None
 
 
-class _Words(msgspec.Struct):
-    """Of an event that has nothing but words."""
+class _Frame(NamedTuple):
+    """What is around the words of an event that has nothing else: as it comes, and as it is shown."""
 
-    choices: list[_Choice] = []
+    before: bytes
+    after: bytes
+    opening: bytes
+    closing: bytes
 
 
+NO_FRAME = _Frame(b"\0", b"", b"", b"")
 PIECE = msgspec.json.Decoder(Piece)
-WORDS = msgspec.json.Decoder(_Words)
 
 
 class Relay:
@@ -104,12 +110,14 @@ class Relay:
         self.reply, self.id, self.model, self.keep, self.drop_usage = reply, id, model, keep, drop_usage
         self.prompt_bytes = prompt_bytes
         self.finish_reason = ""
-        self.said = Said()
+        self._said = Said()
         self.usages: tuple[Usage, ...] = ()
         self.first: float | None = None  # when a stream's first event came
         self.usage: _Usage | None = None
         self.texts: dict[int, list[str]] = {}
-        self._events = self._said_bytes = 0
+        self._events = self._said_bytes = self._learned = 0
+        self._frame = NO_FRAME
+        self._unheard: list[bytes] = []  # the insides of JSON strings
         self._names: list[tuple[bytes, bytes]] | None = None
         self._held = b""  # of an event that is not whole yet
         self._done = False
@@ -124,15 +132,23 @@ class Relay:
         """(prompt, completion). Where the upstream told none: bytes / 4, and one an event."""
         if self.usage and self.usage.completion_tokens is not None:
             return self.usage.prompt_tokens, self.usage.completion_tokens
-        return -(-self.prompt_bytes // BYTES_A_TOKEN), max(self._events, -(-self._said_bytes // BYTES_A_TOKEN))
+        written = max(self._events + len(self._unheard), -(-self._said_bytes // BYTES_A_TOKEN))
+        return -(-self.prompt_bytes // BYTES_A_TOKEN), written
 
     @property
     def cached_tokens(self) -> int:
         """Of the prompt, those that the upstream had computed before."""
         return self.usage.cached_tokens if self.usage else 0
 
+    @property
+    def said(self) -> Said:
+        """The words of the first choice."""
+        self.hear()
+        return self._said
+
     def text(self) -> list[str]:
         """The words of each choice, where they were kept."""
+        self.hear()
         return ["".join(parts) for _, parts in sorted(self.texts.items())] or [""]
 
     async def whole(self) -> bytes:
@@ -186,6 +202,8 @@ class Relay:
 
     def _take(self, data: bytes) -> bytes:
         """What the client may see of the events that are whole now."""
+        if not self._held and (shown := self._framed(data)):
+            return shown
         held = self._held + data if self._held else data
         cut = len(held) if held.endswith(b"\n\n") else _cut(held)
         if not cut:
@@ -199,28 +217,55 @@ class Relay:
 
     def _read(self, events: bytes) -> bytes:
         """Take note of whole events; returns them as the client is to see them."""
-        if self._names is None or self.keep or _telling(events):
-            return b"".join(map(self._read_one, _split(events)))
-        self._events += events.count(b"\n\n")
-        self._hear(events)
-        for old, new in self._names:
-            events = events.replace(old, new)
-        return events
+        return b"".join(map(self._read_one, _split(events)))
 
-    def _hear(self, events: bytes) -> None:
-        """Listen to events that are passed on as they came."""
-        for event in events.split(b"\n\n"):
-            data = event[6:] if event.startswith(b"data: ") else _data(event)
-            if data:
-                with suppress(msgspec.DecodeError, UnicodeDecodeError):
-                    for choice in WORDS.decode(data).choices:
-                        if choice.index == 0:
-                            self.said.add(choice.said)
+    def _framed(self, event: bytes) -> bytes:
+        """An event that has nothing but words, as the client is to see it; empty where it may be another."""
+        before, after, opening, closing = self._frame
+        if not (event.startswith(before) and event.endswith(after)):
+            return b""
+        words = event[len(before) : -len(after)]
+        if b'"' in words or b"\n" in words:
+            return b""
+        self._unheard.append(words)
+        if len(self._unheard) >= UNHEARD:
+            self.hear()
+        return b"".join((opening, words, closing))
+
+    def hear(self) -> None:
+        """Take in the words that were passed on as they came."""
+        if not self._unheard:
+            return
+        words, self._unheard, count = b"".join(self._unheard), [], len(self._unheard)
+        text = _unquoted(words) or words.decode("utf-8", "replace")
+        self._events += count
+        self._said.add(text)
+        if self.keep:
+            self.texts.setdefault(0, []).append(text)
+
+    def _learn(self, event: bytes, piece: Piece) -> None:
+        """Keep the frame of an event, if it has nothing but words of the first choice."""
+        choice = piece.choices[0]
+        if len(piece.choices) > 1 or choice.index or choice.finish_reason or piece.usage or not choice.said:
+            return
+        self._learned += 1
+        found = re.findall(rb'"content": ?"|"text": ?"', event)
+        if len(found) != 1:
+            return
+        before, key, rest = event.partition(found[0])
+        words, quote, after = rest.partition(b'"')
+        if _unquoted(words) == choice.said:
+            before, after = before + key, quote + after
+            self._frame = _Frame(before, after, self._renamed(before, piece), self._renamed(after, piece))
 
     def _read_one(self, event: bytes) -> bytes:
+        if self._done:
+            return b""
+        if shown := self._framed(event):
+            return shown
         data = _data(event)
-        if data is None or self._done:
-            return event if not self._done else b""
+        if data is None:
+            return event
         if data == b"[DONE]":
             self._done = self.reply.ended = True
             return b""
@@ -231,15 +276,19 @@ class Relay:
         if not piece.choices and piece.usage and self.drop_usage:
             return b""
         self._events += bool(piece.choices)
-        return self._renamed(event, piece)
+        shown = self._renamed(event, piece)
+        if piece.choices and self._learned < LEARN:
+            self._learn(event, piece)
+        return shown
 
     def _note(self, piece: Piece) -> None:
+        self.hear()
         if piece.usage and piece.usage.makes_sense:
             self.usage = piece.usage
         for choice in piece.choices:
             self.finish_reason = (choice.finish_reason or self.finish_reason)[:MAX_REASON_CHARS]
             if choice.index == 0:
-                self.said.add(choice.said)
+                self._said.add(choice.said)
             if self.keep:
                 self.texts.setdefault(choice.index, []).append(choice.said)
 
@@ -252,18 +301,12 @@ class Relay:
         return data
 
 
-def _telling(events: bytes) -> bool:
-    """Whether there is more in them than words, or less."""
-    return (
-        not events.endswith(b"}\n\n")
-        or b'"finish_reason":"' in events
-        or b'"finish_reason": "' in events
-        or b'"usage":{' in events
-        or b'"usage": {' in events
-        or b'"error"' in events
-        or b"[DONE]" in events
-        or b"\r" in events
-    )
+def _unquoted(data: bytes) -> str | None:
+    """What the inside of a JSON string says; None where it is none."""
+    try:
+        return str(msgspec.json.decode(b'"%b"' % data, type=str))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _pairs(key: bytes, old: str, new: str) -> list[tuple[bytes, bytes]]:

@@ -169,6 +169,7 @@ class Upstream:
         with contextlib.closing(await self.ask(path, body)) as reply:
             relay = Relay(reply, "", "", len(body), keep=True, drop_usage=True)
             async for _ in relay.pieces():
+                relay.hear()
                 if words := "".join(relay.texts.pop(0, [])):
                     yield Event(request.id, words)
             reason: Literal["stop", "length"] = "length" if relay.finish_reason == "length" else "stop"

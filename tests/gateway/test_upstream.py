@@ -179,6 +179,72 @@ def test_words_that_look_like_the_protocol_do_not_mislead_it(serve):
         assert "".join(c.choices[0].delta.content or "" for c in ask.chat(stream=True)) == "a" + words
 
 
+WORDS = [
+    "plain ", "卡 ", 'a "quote" ',
+    "back\\slash\\", "line\nend\n\n", '{"content": "x"} ', '"},"finish_reason":"stop"}]}',
+    "é\u2028😀", "\\\" ", "data: [DONE]\n\n", "up-1 mock-1 ", " ", "end",
+]  # fmt: skip
+
+
+def _streams():
+    """(what it is, events, words) of streams as servers write them."""
+    for ascii in (True, False):
+        for separators in ((",", ":"), (", ", ": ")):
+
+            def event(delta, finish=None, ascii=ascii, separators=separators, index=0, **more):
+                choice = {"index": index, "delta": delta, "finish_reason": finish}
+                value = {"id": "up-1", "model": "mock-1", "choices": [choice], **more}
+                return b"data: " + json.dumps(value, ensure_ascii=ascii, separators=separators).encode() + b"\n\n"
+
+            said = [event({"content": w}) for w in WORDS * 3]
+            end = [event({}, "stop")]
+            start = [event({"role": "assistant", "content": ""})]
+            kind = f"ascii={ascii} {separators}"
+            yield f"{kind} plain", [*start, *said, *end], "".join(WORDS * 3)
+            changing = [event({"content": w}, created=i, obfuscation="x" * i) for i, w in enumerate(WORDS * 3)]
+            yield f"{kind} changing", [*start, *changing, *end], "".join(WORDS * 3)
+            two = [event({"content": w}, index=i) for w in WORDS for i in (0, 1)]
+            yield f"{kind} two", [*start, *two, *end], "".join(WORDS)
+            tokens = [event({"content": w}, logprobs={"content": [{"token": w}]}) for w in WORDS]
+            yield f"{kind} tokens", [*start, *tokens, *end], "".join(WORDS)
+            mixed = [*said[:20], b": ping\n\n", event({"reasoning_content": "hm"}), *said[20:]]
+            yield f"{kind} mixed", [*start, *mixed, *end], "".join(WORDS * 3)
+            late = [event({"content": "last "}, "stop")]
+            yield f"{kind} late", [*start, *said, *late], "".join([*WORDS * 3, "last "])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_events_pass_through_whatever_their_form_and_are_heard_at_whatever_pace(serve, mock, keep):
+    """Nothing but names differ from what the upstream says, and the log's digest is that of the words."""
+    streams = {kind: (events, words) for kind, events, words in _streams()}
+    pace = {"whole": 1 << 20, "events": 0, "torn": 97}
+
+    async def script(mock, asked):
+        kind, size = asked.json["messages"][0]["content"].split("|")
+        events, data = streams[kind][0], b"".join(streams[kind][0])
+        cuts = [data[i : i + pace[size]] for i in range(0, len(data), pace[size])] if pace[size] else events
+        await begin(asked.writer)
+        for part in cuts:
+            await chunk(asked.writer, part)
+            if size != "whole":
+                await asyncio.sleep(0)
+        await chunk(asked.writer, b"data: [DONE]\n\n")
+        asked.writer.write(b"0\r\n\r\n")
+
+    with serve(script, config={"log_text": keep}) as ask:
+        for kind, (events, words) in streams.items():
+            for size in pace:
+                asked = [{"role": "user", "content": f"{kind}|{size}"}]
+                answer = ask.post({"stream": True, "messages": asked})
+                found = [json.loads(e[6:]) for e in answer.content.split(b"\n\n") if e.startswith(b"data: {")]
+                renamed = {"id": answer.headers["x-request-id"], "model": "gpt"}
+                assert found == [json.loads(e[6:]) | renamed for e in events if e.startswith(b"data: ")], (kind, size)
+                row = ask.record(renamed["id"])
+                assert row["output_digest"] == hashlib.sha256(words.strip().encode()).hexdigest(), (kind, size)
+                if keep and "two" not in kind:
+                    assert row["output"] == words
+
+
 def test_the_releases_system_prompt_and_the_key_from_the_environment(serve, mock, monkeypatch):
     monkeypatch.setenv("UP_KEY", "sk-up")
     with serve(system="be kind 卡", key_env="UP_KEY") as ask:

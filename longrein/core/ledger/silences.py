@@ -69,6 +69,6 @@ class Silences:
 
     def active(self, now: int) -> list[Silence]:
         """Those in force at a time (ms), the next to end first."""
-        query = sa.select(silences).where(silences.c.start_ms <= now, silences.c.end_ms > now)
+        query = sa.select(silences).where(silences.c.end_ms > now)
         with self.db.read() as connection:
             return [Silence(**row._mapping) for row in connection.execute(query.order_by(silences.c.end_ms))]

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +94,31 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
     ledger.close()
 
 
+@pytest.fixture(scope="session")
+def debian() -> Callable[..., bool]:
+    """Sees that programs are there, installing Debian's packages of them where it may; whether they are."""
+
+    def find(programs: Iterable[str], *packages: str) -> bool:
+        if not all(map(shutil.which, programs)):
+            _install(*packages)
+        return all(map(shutil.which, programs))
+
+    return find
+
+
 def _postgresql_binaries() -> Path | None:
     def find() -> Path | None:
         return next((p.parent for p in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
 
-    found = find()
-    if found is None and sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "postgresql"]):
+    if find() is None:
+        _install("postgresql")
+    return find()
+
+
+def _install(*packages: str) -> None:
+    if sys.platform == "linux" and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             subprocess.run(["apt-get", "-qq", *command], check=False, capture_output=True)
-        found = find()
-    return found
 
 
 @pytest.fixture(scope="session")

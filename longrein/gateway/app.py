@@ -26,10 +26,12 @@ from longrein.ops.monitor import probe
 
 
 def build(
-    inference: Inference, door: Door, routes: Iterable[BaseRoute], ledger_error: Callable[[], str], lifespan: Any
-) -> ASGIApp:
-    """`routes`: more of them, already guarded. `ledger_error`: why the ledger is away, or ""."""
-    status = _Status(inference, door, ledger_error)
+    inference: Inference, door: Door, routes: Iterable[BaseRoute], ledger_error: Callable[[], str], lifespan: Any,
+    watched: Callable[[], list[Counter]] = list,
+) -> ASGIApp:  # fmt: skip
+    """`routes`: more of them, already guarded. `ledger_error`: why the ledger is away, or "". `watched`: what
+    observers say, as metrics; it may take its time."""
+    status = _Status(inference, door, ledger_error, watched)
     answers = [Route(path, inference, methods=["POST"]) for path in KINDS]
     models = [Route("/v1/models", status.models), Route("/v1/models/{name}", status.model)]
     more = list(routes)
@@ -102,9 +104,11 @@ class _Identify:
 class _Status:
     """What the server says of itself."""
 
-    def __init__(self, inference: Inference, door: Door, ledger_error: Callable[[], str]) -> None:
+    def __init__(
+        self, inference: Inference, door: Door, ledger_error: Callable[[], str], watched: Callable[[], list[Counter]]
+    ) -> None:
         self.fleet, self.numbers, self.limits = inference.fleet, inference.metrics, inference.limits
-        self.recorder = inference.recorder
+        self.recorder, self.watched = inference.recorder, watched
         self.door, self.ledger_error = door, ledger_error
         self.numbers.look, self.numbers.dropped = self.inflight, lambda: inference.recorder.dropped
 
@@ -136,7 +140,7 @@ class _Status:
         with suppress(OSError):  # a full disk is no reason not to tell what was counted
             self.recorder.flush()
         machine = probe.machine(self.recorder.folder) | probe.accelerators()
-        return self.numbers.render([*gauges, *machine_gauges(HOST, machine)])
+        return self.numbers.render([*gauges, *self.watched(), *machine_gauges(HOST, machine)])
 
     def inflight(self) -> dict[Labels, float]:
         replicas = (replica for lane in list(self.fleet.lanes.values()) for replica in lane.live)

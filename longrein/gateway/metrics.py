@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from longrein.core.histogram import Histogram as Exponential
 from longrein.core.histogram import middle
+from longrein.core.ledger.alerts import Alert
 from longrein.core.ledger.traffic import MOST_NAMES, MOST_TEAMS, OTHER, Block
 from longrein.ops.monitor.catalogue import ENGINE, GATEWAY, MACHINE, PER_RELEASE, TRAFFIC, Gauge, Metric, gauge_name
 
@@ -151,6 +152,23 @@ def limit_gauges(used: Mapping[tuple[str, str], tuple[float, float]]) -> list[Co
     for gauge, values in zip(found, zip(*used.values(), strict=True), strict=False):
         gauge.values = dict(zip(used, values, strict=True))
     return found if used else []
+
+
+def watch_gauges(alerts: Iterable[Alert], drift: Iterable[Mapping[str, Any]]) -> list[Counter]:
+    """What observers say: alerts that fire, and rows of the ledger's drift. Evidence of several hosts adds up."""
+    firing = Counter.known("longrein_alerts_firing")
+    for alert in alerts:
+        firing.add((alert.kind, alert.subject, alert.severity))
+    evidence, needed = Counter.known("longrein_drift_evidence"), Counter.known("longrein_drift_needed")
+    streams: dict[tuple[str, str, str], float] = {}
+    for row in drift:
+        for stream in row["state"]["streams"]:
+            of = (row["endpoint"], stream["group"], stream["key"])
+            streams[of] = streams.get(of, 0.0) + stream["evidence"]
+            needed.values[of[:2]] = stream["needed"]
+    for of, amount in streams.items():
+        evidence.values[of[:2]] = max(amount, evidence.values.get(of[:2], 0.0))
+    return [firing, evidence, needed]
 
 
 def engine_gauges(stats: Mapping[Labels, Mapping[str, Any]]) -> "list[Counter | Histogram]":

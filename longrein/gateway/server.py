@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 
 from longrein.core.errors import Error
@@ -32,7 +33,7 @@ from longrein.gateway.inference import MAX_BODY_BYTES, Inference
 from longrein.gateway.limits import Limits
 from longrein.gateway.management import Hooks, Why
 from longrein.gateway.management import routes as management_routes
-from longrein.gateway.metrics import Metrics
+from longrein.gateway.metrics import Counter, Metrics, watch_gauges
 from longrein.gateway.protocol import BOUNDS, Bounds, bounded
 from longrein.gateway.record import Recorder, policies
 from longrein.gateway.replicas import DRAIN_S, Fleet
@@ -177,7 +178,7 @@ class Gateway:
                 await self.fleet.close()
                 await asyncio.to_thread(counted.close)
 
-        app = build(self.inference, self.door, self._more_routes(), lambda: self.watch.error, lifespan)
+        app = build(self.inference, self.door, self._more_routes(), lambda: self.watch.error, lifespan, self._watched)
         return uvicorn.Config(
             app, http=bounded(_affordable(self.bounds)), loop="auto", lifespan="on", ws="none", log_config=None,
             access_log=False, backlog=2048, server_header=False, timeout_graceful_shutdown=SHUTDOWN_S,
@@ -194,6 +195,15 @@ class Gateway:
             self.metrics.others = snapshots.others
             stack.callback(snapshots.close)
         return stack
+
+    def _watched(self) -> list[Counter]:
+        """What observers say. Nothing while the ledger is away, which /metrics tells too."""
+        if self.watch.error:
+            return []
+        try:
+            return watch_gauges(self.ledger.alerts.firing(), self.ledger.drift.of())
+        except (Error, SQLAlchemyError):
+            return []
 
     def _more_routes(self) -> list[Any]:
         hooks = Hooks(self.refresh, self.recorder.flush, self.recorder.folder, self.why)

@@ -150,6 +150,9 @@ GATEWAY: Mapping[str, tuple[Kind, str, tuple[str, ...]]] = {
     "longrein_inflight": ("gauge", "Answers under way.", PER_RELEASE),
     "longrein_endpoint_up": ("gauge", "1 when the endpoint answers.", ("endpoint",)),
     "longrein_ledger_up": ("gauge", "1 when the ledger could be read.", ()),
+    "longrein_alerts_firing": ("gauge", "Alerts that fire.", ("kind", "subject", "severity")),
+    "longrein_drift_evidence": ("gauge", "Evidence that something is not as it was.", ("endpoint", "watch")),
+    "longrein_drift_needed": ("gauge", "How much of it raises an alert.", ("endpoint", "watch")),
     "longrein_limit_used": ("gauge", "Used and reserved in the window that is open.", ("subject", "limit")),
     "longrein_limit_most": ("gauge", "What the limit allows in a window.", ("subject", "limit")),
 }

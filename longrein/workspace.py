@@ -3,7 +3,7 @@
 import getpass
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -224,6 +224,30 @@ class Workspace:
         from longrein.control import scaffold
 
         return scaffold.own_key(self.ledger, self.home, actor=self.actor)
+
+    def monitor(
+        self, since_ms: int, until_ms: int | None = None, *, endpoint: str = "", by: Sequence[str] = ("endpoint",),
+        step_ms: int = 0, machine: bool = False,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """What was asked since a time and how it went: one row for each group and step, see ops.monitor.series.
+
+        endpoint: "" is all of them. by: "endpoint", "release", "team". machine: samples of machines and engines.
+        """
+        from longrein.ops.monitor import series
+
+        by = ("endpoint", "release") if machine else by
+        points = series.read(self.ledger, since_ms, until_ms, endpoint=endpoint or None, by=by, step_ms=step_ms)
+        if machine and not endpoint:
+            hosts = series.read(self.ledger, since_ms, until_ms, endpoint="", by=by, step_ms=step_ms)
+            points = sorted([*hosts, *points], key=lambda point: point.start_ms)
+        rows = []
+        for point in points:
+            group = dict(zip(by, point.group, strict=True))
+            if release := group.get("release"):
+                asset = self.ledger.assets.by_digest(release, "release") if group.get("endpoint") != "" else None
+                group["release"] = asset.ref if asset else release
+            rows.append({"start_ms": point.start_ms, "end_ms": point.end_ms, **group, **series.numbers(point)})
+        return rows
 
     def secret(self) -> str:
         """The API key to ask this project's gateway with: LONGREIN_API_KEY, or the one in `key_file`."""

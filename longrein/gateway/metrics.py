@@ -8,7 +8,17 @@ from longrein.core.histogram import Histogram as Exponential
 from longrein.core.histogram import middle
 from longrein.core.ledger.alerts import Alert
 from longrein.core.ledger.traffic import MOST_NAMES, MOST_TEAMS, OTHER, Block
-from longrein.ops.monitor.catalogue import ENGINE, GATEWAY, MACHINE, PER_RELEASE, TRAFFIC, Gauge, Metric, gauge_name
+from longrein.ops.monitor.catalogue import (
+    ENGINE,
+    GATEWAY,
+    MACHINE,
+    PER_RELEASE,
+    TRAFFIC,
+    Gauge,
+    Metric,
+    gauge_name,
+    grows,
+)
 
 Labels = tuple[str, ...]
 
@@ -198,7 +208,7 @@ def _gauges(
     for values, numbers in stats.items():
         for key, number in numbers.items():
             if isinstance(number, (int, float)) and key.isascii() and key.isidentifier():
-                kind = "counter" if key.endswith("_total") else "gauge"
+                kind = "counter" if grows(key) else "gauge"
                 text = known[key].help if key in known else "See the statistics of the engine port."
                 counter = found.setdefault(key, Counter(gauge_name(key, of), text, labels, kind))
                 counter.values[values] = number

@@ -19,12 +19,12 @@ from longrein.core.record import lock
 from longrein.gateway.replicas import Fleet, Replica
 from longrein.gateway.tally import Tally
 from longrein.ops.monitor import probe
+from longrein.ops.monitor.catalogue import grows
 
 EVERY_S = 1.0
 HAND_S = 5.0  # how often samples go to the ledger: while nobody asks anything, that is all that is written
 STATS_S = 2.0  # how long an engine may take to answer
 MOST = 60  # numbers of one engine
-GREW = "_total"
 HOST = platform.node() or "localhost"
 Numbers = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ class Gauges:
         for name, value in list(numbers.items())[:MOST]:
             if not isinstance(value, (int, float)):
                 continue
-            if name.endswith(GREW):
+            if grows(name):
                 before, self._before[name] = self._before.get(name), value
                 value = 0.0 if before is None else value - before if value >= before else value
             self._record(name, value)

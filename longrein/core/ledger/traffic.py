@@ -143,6 +143,12 @@ class Traffic:
         with self.db.read() as connection:
             return list(_merged(_block(row, teams) for row in connection.execute(query)).values())
 
+    def endpoints(self) -> list[str]:
+        """Those that were asked anything, as far back as is known."""
+        with self.db.read() as connection:
+            found: list[str] = list(connection.execute(sa.select(traffic.c.endpoint).distinct()).scalars())
+            return sorted(name for name in found if name)
+
     def compact(self, now: int, windows: int = 6) -> int:
         """Join blocks past their time into longer ones, and forget the oldest: at most `windows` of the longer blocks,
         so that it is soon done; the number of rows that went, 0 when nothing was left to do."""

@@ -136,6 +136,12 @@ MACHINE: Mapping[str, Gauge] = {
 }
 
 
+def grows(key: str) -> bool:
+    """Whether a number of an engine or a machine is one that only grows; `slots_total` is none."""
+    known = ENGINE.get(key) or MACHINE.get(key)
+    return known.kind == "counter" if known else key.endswith("_total")
+
+
 def gauge_name(key: str, of: Literal["engine", "machine"]) -> str:
     """ "longrein_engine_running"; a counter's ends in _total."""
     return f"{PREFIX}{of}_{key}"

@@ -38,7 +38,7 @@ def accelerators() -> Numbers:
 def _nvml() -> Any:
     """The library, started; None where the package or the driver is missing."""
     try:
-        import pynvml  # type: ignore[import-not-found,unused-ignore]
+        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         return None
     try:

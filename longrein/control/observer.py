@@ -23,6 +23,7 @@ from longrein.control.alerting import Alerting
 from longrein.control.delivery import Delivery
 from longrein.control.export import Export
 from longrein.control.nouns import Lifecycle
+from longrein.control.rules.observe import Rules
 from longrein.core.errors import Error
 from longrein.core.ledger import Ledger, now_ms
 from longrein.core.store import Store
@@ -67,7 +68,7 @@ def _drifting(site: Site) -> Part:
     return Drifting(site)
 
 
-PARTS: Sequence[Callable[[Site], Part]] = (Alerting, Delivery, Export, _drifting)
+PARTS: Sequence[Callable[[Site], Part]] = (Alerting, Delivery, Export, _drifting, Rules)
 
 
 class Observer:

@@ -75,25 +75,30 @@ def run(place: Place, key: str) -> Firing | None:
                 raise
         trying.finish(error)
         subject = f"rule:{firing.name}"
+        ledger, told = place.ledger, error.message if error else "; ".join(firing.done.values())
+        ledger.alerts.resolve(
+            TOLD, subject, firing.run.id[:12], summary=f"rule {firing.name}: {told}", actor=firing.actor
+        )
         if error:
-            place.ledger.alerts.fire(
+            ledger.alerts.fire(
                 TOLD, subject, "failed", summary=f"rule {firing.name}: {error.message}", actor=firing.actor,
                 evidence={"run": firing.run.id, "error": error.as_dict(), CAUSED_BY: firing.by},
             )  # fmt: skip
         else:
-            place.ledger.alerts.resolve(TOLD, subject, "failed", actor=firing.actor)
+            ledger.alerts.resolve(TOLD, subject, "failed", actor=firing.actor)
         return firing
 
 
 def _notify(place: Place, trying: Attempt, i: int, channel: Any) -> None:
-    firing = trying.firing
+    """An alert for this channel alone, which is over when the firing is: then it tells what came of it."""
+    firing, ledger = trying.firing, place.ledger
     with trying.step(i) as said:
-        place.ledger.alerts.fire(
-            TOLD, f"rule:{firing.name}", channel, summary=f"rule {firing.name}: {firing.cause.summary}",
-            severity="info", actor=firing.actor, since_ms=firing.cause.since_ms,
-            evidence={"run": firing.run.id, "channel": channel, "endpoint": firing.endpoint, CAUSED_BY: firing.by},
+        alert = ledger.alerts.fire(
+            TOLD, f"rule:{firing.name}", firing.run.id[:12], summary=_why(firing), severity="info", actor=firing.actor,
+            since_ms=firing.cause.since_ms,
+            evidence={"run": firing.run.id, "endpoint": firing.endpoint, "on": firing.cause.kind, CAUSED_BY: firing.by},
         )  # fmt: skip
-        place.ledger.alerts.resolve(TOLD, f"rule:{firing.name}", channel, actor=firing.actor)
+        ledger.notices.add(channel, alert, 0, now_ms())
         said.append(f"told {channel}")
 
 

@@ -108,6 +108,12 @@ def read(ledger: Ledger, run: Run) -> Firing:
     return Firing(run, rule, cause, run.config["endpoint"], done, tags.get("now", ""))
 
 
+def under_way(ledger: Ledger) -> list[Firing]:
+    """Those that are not over, the oldest first."""
+    runs = ledger.runs.many(i.run_id for i in ledger.work.running() if i.step.startswith(f"{CAPABILITY} "))
+    return [read(ledger, run) for _, run in sorted(runs.items())]
+
+
 def waiting(ledger: Ledger) -> list[str]:
     """Keys of firings that nobody is at: new ones, and those whose process died."""
     return [i.key for i in ledger.work.running() if i.step.startswith(f"{CAPABILITY} ") and not i.live]

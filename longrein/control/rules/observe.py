@@ -58,10 +58,6 @@ class Rules:
             self.sources.close()
 
 
-def part(site: "Site") -> Rules:
-    return Rules(site)
-
-
 def found(ledger: Ledger, now: int) -> list[Cause]:
     """What the alerts that fire stand for, and those that are only just over."""
     alerts = {a.id: a for a in ledger.alerts.recent(RECENT) if a.firing or now - a.fired_ms < due.SETTLED_MS}

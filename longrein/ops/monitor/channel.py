@@ -31,7 +31,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     repeat_s: Annotated[float, Meta(ge=60, le=30 * 86400)] = 4 * 3600.0  # while it fires
 
     def __post_init__(self) -> None:
-        if self.channel not in PUBLIC and not VARIABLE.search(self.url):
+        secret = self.channel not in PUBLIC and self.channel in plugins.names("channel")
+        if secret and not VARIABLE.search(self.url):
             raise ValueError('Who knows the url of a channel can write there: write "${NAME}", and export NAME')
         try:
             refuse_password(self.url)

@@ -58,7 +58,6 @@ def as_text(data: dict[str, Any]) -> str:
         hint = f"\nhint: {data['error']['hint']}" if data["error"]["hint"] else ""
         parts.append(f"longrein.yaml is not right: {data['error']['message']}{hint}")
     parts += ["\n".join(alerts.firing(data["alerts"]))] if data["alerts"] else []
-    parts += ["\n".join(alerts.firing(data["alerts"]))] if data["alerts"] else []
     if data["endpoints"]:
         rows = [
             (e["endpoint"], e["serving"] or "–", e["status"], _gates(e["gates"]), e["rollback"] or "–")

@@ -172,9 +172,9 @@ class Workspace:
 
     def rollouts(self, endpoint: str, limit: int = 20) -> list[dict[str, Any]]:
         """Rollouts of an endpoint, the newest first: weights, requests, evidence, what comes next."""
-        from longrein.models.experiment.describe import describe
+        from longrein.models.experiment.describe import as_of_now
 
-        return [describe(found) for found in self.ledger.rollouts.recent(endpoint, limit)]
+        return [as_of_now(self.ledger, found) for found in self.ledger.rollouts.recent(endpoint, limit)]
 
     def pause(self, endpoint: str, on: bool = True, *, reason: str = "") -> None:
         """Hold an endpoint's rollout where it is, or let it go on, and what a rule froze as well. Errors: `not_found`

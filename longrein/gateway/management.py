@@ -18,7 +18,7 @@ from longrein.core.ref import check_name
 from longrein.core.store import Store
 from longrein.gateway.inference import read_body
 from longrein.models import deploy, registry
-from longrein.models.experiment.describe import describe
+from longrein.models.experiment.describe import as_of_now
 from longrein.models.rollback import rollback
 
 PREFIX = "/api/v1"
@@ -159,7 +159,7 @@ class _Management:
         endpoint = _query(request, "endpoint")["endpoint"]
         found = self.ledger.rollouts.recent(endpoint, _limit(request)) if endpoint else []
         live = [] if endpoint else list(self.ledger.rollouts.all_live().values())
-        return _json({"rollouts": [describe(seen) for seen in [*live, *found]]})
+        return _json({"rollouts": [as_of_now(self.ledger, seen) for seen in [*live, *found]]})
 
 
 def routes(ledger: Ledger, store: Store, hooks: Hooks) -> list[Route]:

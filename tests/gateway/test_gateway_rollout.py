@@ -16,7 +16,7 @@ from longrein.core.ledger import now_ms
 from longrein.core.ledger.traffic import BLOCK_MS
 from longrein.gateway.routing import read
 from longrein.models.experiment.assign import bucket
-from longrein.models.experiment.describe import describe
+from longrein.models.experiment.describe import as_of_now, describe
 from longrein.models.experiment.rollout import declared
 from longrein.models.registry import promote
 from longrein.models.rollback import rollback
@@ -202,6 +202,8 @@ def test_a_shadow_is_asked_compared_and_never_returned(world):
 
         found = until(copies)
         assert {b.release for b in found} == {second.digest}
+        (seen,) = world.ledger.rollouts.recent("support")
+        assert as_of_now(world.ledger, seen)["requests"] == {"stable": 13, "candidate": 13}  # before any judgement
         agreed = [b.scores["agreement"] for b in found]
         assert sum(s.count for s in agreed) == 13 and sum(s.sum for s in agreed) == 12  # "read" tells them apart
         assert judge(world, gateway) == []

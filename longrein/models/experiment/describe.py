@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from longrein.core.ledger import Rollout
+from longrein.core.ledger import Ledger, Rollout, now_ms
 from longrein.models.experiment.assign import BUCKETS
 from longrein.models.experiment.rollout import Gradual, State, current, declared, outlook
 
@@ -24,6 +24,19 @@ def describe(seen: Rollout) -> dict[str, Any]:
     if seen.live:
         following, deadline_ms, undecided = outlook(strategy, state)
         data |= {"next": following, "deadline_ms": deadline_ms, "undecided": undecided}
+    return data
+
+
+def as_of_now(ledger: Ledger, seen: Rollout) -> dict[str, Any]:
+    """The same, with the requests that are counted but not judged yet: their block of traffic has not ended."""
+    data = describe(seen)
+    if seen.live:
+        digests = {seen.stable.digest: "stable", seen.candidate.digest: "candidate"}
+        for block in ledger.traffic.blocks(seen.endpoint, state_of(seen).read_ms, now_ms() + 1):
+            arm = digests.get(block.release)
+            copied = block.arm == "shadow"
+            if arm and copied == (arm == "candidate" and bool(seen.shadow)):
+                data["requests"][arm] += block.requests
     return data
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from longrein.data.requests import RequestLog
     from longrein.gateway.server import Gateway
     from longrein.gateway.workers import Workers
+    from longrein.ops.value.report import Report
 
 FILE = "longrein.yaml"
 HOME = ".longrein"
@@ -189,6 +190,22 @@ class Workspace:
     def note(self, ref: str, text: str) -> None:
         """Write a note on a version, in place of the one before."""
         self.ledger.assets.describe(self.asset(ref), text, actor=self.actor)
+
+    # -- costs
+
+    def cost(self, by: str, since_ms: int, until_ms: int | None = None, **options: Any) -> "Report":
+        """What answers cost and brought from one time to another; see control.value.spent for the options."""
+        from longrein.control import value
+
+        return value.spent(value.Site(self.ledger, self.home), by, since_ms, until_ms, **options)
+
+    def cost_by_day(self, by: str, since_ms: int, **options: Any) -> "Iterator[Report]":
+        """The same for each day of UTC since then."""
+        now, day_ms = now_ms(), 86_400_000
+        while since_ms < now:
+            until_ms = min(now, (since_ms // day_ms + 1) * day_ms)
+            yield self.cost(by, since_ms, until_ms, **options)
+            since_ms = until_ms
 
     # -- serving
 

@@ -9,9 +9,11 @@ import openai
 import pytest
 from tiny import make
 
+from longrein.control import value
 from longrein.core import meter
 from longrein.core.meter import Meter
 from longrein.gateway.cost import tags
+from longrein.ops.value.report import UNMATCHED
 
 RATE = 3600.0  # USD an hour: a dollar a second
 FOREVER = 1 << 60
@@ -27,9 +29,9 @@ def served(tmp_path_factory, new_world):
         "support", make(folder / "hf"), system="Be kind. " * 12, engine="torch", max_batch=3, threads=1
     )
     world.promote(release)
-    world.ledger.work.want(
-        {"project": "test", "endpoints": world.endpoints, "costs": {"machine": {"usd_per_hour": RATE}}}, actor="test"
-    )
+    world.endpoints["support"]["value"] = {"resolved": 2.5}
+    costs = {"machine": {"usd_per_hour": RATE}}
+    world.ledger.work.want({"project": "test", "endpoints": world.endpoints, "costs": costs}, actor="test")
     with world.serve() as gateway, world.client(gateway) as client:
         batch = offline(client, 12)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -128,3 +130,27 @@ def test_tags_are_few_and_short_and_no_reason_to_refuse():
     assert tags("") == tags("=x,feature=,no sign,1a=2,a b=c,x=" + "y" * 65) == tags("a=%00") == []
     assert len(tags(",".join(f"t{i}={i}" for i in range(1000)))) == 8
     assert tags("a=1,a=2") == ["a=2"]
+
+
+def test_the_report_of_a_busy_hour_is_the_bill_too(served):
+    world, _ = served
+    for request in world.requests.find(limit=5):
+        where = {"endpoint": "support", "release": request["release"]}
+        world.ledger.feedback.put(request["id"], [("resolved", 1.0, "")], source="crm", **where)
+    nobody = {"source": "crm", "endpoint": "support", "release": ""}
+    world.ledger.feedback.put("chatcmpl-" + f"{1:024x}", [("resolved", 1.0, "")], **nobody)
+    site = value.Site(world.ledger, world.folder / ".longrein")
+    for by in ("endpoint", "release", "key", "user", "day", "hour", "feature", "model"):
+        found = value.spent(site, by, 0)
+        assert found.total.requests == 72 and not found.notes
+        rest = {one.what: one.usd for one in found.rest}
+        assert (
+            set(rest) == {"(idle)", UNMATCHED}
+            and rest[UNMATCHED] == 2.5
+            and found.total.value_usd == pytest.approx(12.5)
+        )
+        assert found.total.cost_usd + rest["(idle)"] == pytest.approx(found.bill_usd, rel=1e-6)
+    assert found.lines[0].group.startswith("support@")
+    features = {line.group: line for line in value.spent(site, "feature", 0).lines}
+    assert features.keys() == {"f0", "f1", "f2", "–"} and features["f1"].cost_usd > 0
+    assert value.spent(site, "endpoint", 0, idle=True).total.cost_usd == pytest.approx(found.bill_usd)

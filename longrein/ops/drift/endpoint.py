@@ -63,6 +63,7 @@ class Endpoint:
         self.streams: dict[tuple[Group, str], Stream] = {}
         self.releases: list[str] = []  # that answered, the last one last
         self.heard_ms = 0  # up to when feedback was heard
+        self.observed = 0  # answers, by this process
         self.changed = False  # since it was saved
         self._normal: Normal | None = None
         self._restore()
@@ -87,6 +88,7 @@ class Endpoint:
 
     def observe(self, observations: Sequence[Observation]) -> None:
         """Answers, in the order they were given."""
+        self.observed += len(observations)
         if "input" in self.drift.watch:
             self._stream("input", "").observe([asked(one) for one in observations])
         by_release: dict[str, list[Sample]] = {}
@@ -159,8 +161,8 @@ class Endpoint:
         if group == "input" and self._normal:
             try:
                 stream.learn(self._normal.rows, self._normal.note)
-            except Error:
-                stream.note += f", for {self._normal.note}" if self._normal.note else ""
+            except Error as error:
+                stream.note += f", for {error.message}" if error.message else ""
         return stream
 
     def _key(self, group: Group, release: str) -> str:

@@ -55,7 +55,7 @@ class Stream:
     def learn(self, samples: Sequence[Sample], note: str) -> None:
         """What is normal, for a start, and what that is. Errors: `invalid` for too few."""
         if len(samples) < FEWEST:
-            raise Error("invalid", f"{len(samples)} are too few to learn from")
+            raise Error("invalid", f"{note} are too few" if samples else note)
         self.watch.learn(samples)
         self.note = note
 

@@ -1,14 +1,17 @@
 """The client side of an engine process: spawn it, talk to it, notice when it dies.
 
-Frames on a socket. To the engine: start, submit, cancel, stats, stop; bye where others ask it too. From it: ready,
-failed, events (all that one step produced, in one frame), stats.
+Frames on a socket. To the engine: start, submit, cancel, stats, ping, stop; bye where others ask it too. From it:
+ready, failed, events (all that one step produced, in one frame), stats, pong. One that answers no ping, because it is
+stopped or stuck, is killed: that it failed is then told as of any other.
 """
 
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +30,11 @@ from longrein.gateway.frame import FRAME, LENGTH, MAX_FRAME_BYTES, frame
 __all__ = ["EngineProcess", "Event", "Logprob", "Request", "Usage"]
 
 CANCEL_S = 10.0  # until an engine has taken notice: a step of it
+START_S = 300.0  # an engine may take so long to start
+SILENT_S = 20.0  # and be silent for so long
+BEATS = 4  # pings in that time
 STOP_GRACE_S = 10.0  # beyond the drain, before the process is killed
+log = logging.getLogger(__name__)
 EVENTS = msgspec.msgpack.Decoder(list[Event])
 
 
@@ -47,6 +54,8 @@ class EngineProcess(asyncio.Protocol):
         self._buffer = bytearray()
         self._closed = asyncio.Event()
         self._inboxes: dict[str, _Inbox] = {}
+        self._silent_s, self._missed = SILENT_S, 0
+        self._timer: asyncio.TimerHandle | None = None
         self._stats: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._process: asyncio.subprocess.Process | None = None  # None: shared, and nobody's own
@@ -63,13 +72,15 @@ class EngineProcess(asyncio.Protocol):
         name: str = "",
         project: Path | None = None,
         log: Path | None = None,
-        start_timeout_s: float = 300.0,
+        start_s: float = START_S,
+        silent_s: float = SILENT_S,
         on_exit: "Callable[[EngineProcess], None] | None" = None,
         shared: Path | None = None,
     ) -> "EngineProcess":
         """Spawn `plugin` on the folder `model`; returns when its first request can be served.
 
         shared: a folder where processes that ask for the same find one engine, which outlives each of them.
+        start_s: how long that may take. silent_s: how long it may then say nothing before it counts as failed.
         log: where its stdout and stderr are appended (None: this process's stderr). on_exit: called once, in the
         loop, when a started engine ends without stop() having been asked for. Errors: the plugin's own (not_found,
         invalid, missing_package …), `timeout`, or `failed` when it ended without a word.
@@ -81,11 +92,13 @@ class EngineProcess(asyncio.Protocol):
         await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
         self._send("start", task | {"peer": self._peer})
         try:
-            async with asyncio.timeout(start_timeout_s):
+            async with asyncio.timeout(start_s):
                 ready = await self._ready
                 self.info, self.pid = ready["info"], ready["pid"]
+            self._silent_s = silent_s
+            self._beat()
         except TimeoutError:
-            raise Error("timeout", f"the engine {self.name} did not start in {start_timeout_s:g} s") from None
+            raise Error("timeout", f"the engine {self.name} did not start in {start_s:g} s") from None
         except Error as error:
             if log and error.code == "failed":
                 error.hint = error.hint or f"see {log}"
@@ -178,6 +191,20 @@ class EngineProcess(asyncio.Protocol):
         assert self._process
         return await self._process.wait()
 
+    def _beat(self) -> None:
+        """Count pings without an answer, not time: after a pause of our own its answers may just be unread."""
+        if not self.alive:
+            return
+        if self._missed > BEATS:
+            log.error("the engine %s said nothing for %g s: it is killed", self.name, self._silent_s)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._transport.abort()
+            return
+        self._missed += 1
+        self._send("ping", self._peer)
+        self._timer = asyncio.get_running_loop().call_later(self._silent_s / BEATS, self._beat)
+
     async def _end(self, grace_s: float) -> None:
         if self._process:
             try:
@@ -208,6 +235,7 @@ class EngineProcess(asyncio.Protocol):
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's transports are no subclasses of it
 
     def data_received(self, data: bytes) -> None:
+        self._missed = 0
         self._buffer += data
         start = 0
         while len(self._buffer) - start >= LENGTH.size:
@@ -233,6 +261,8 @@ class EngineProcess(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         started, self.alive = self.alive, False
+        if self._timer:
+            self._timer.cancel()
         self._closed.set()
         _settle(self._ready, Error("failed", f"the engine {self.name} ended while it was starting"))
         error = self._gone()

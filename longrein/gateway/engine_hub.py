@@ -29,16 +29,32 @@ SEND_S = 5  # one who does not read for so long is dropped, or the others would 
 Inbox = queue.SimpleQueue[tuple[str, msgspec.Raw]]
 
 
+class _Wire:
+    """A connection on which several threads send, one frame at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self._sending = sock, threading.Lock()
+
+    def send(self, data: bytes) -> None:
+        with self._sending:
+            try:
+                self.sock.sendall(data)
+            except OSError:  # gone, or deaf: its reader sees the end and says so
+                with suppress(OSError):
+                    self.sock.shutdown(socket.SHUT_RDWR)
+
+
 class Hub:
     """The engine's side. Frames of all connections go into one inbox; what is sent goes to whom it belongs to, known by
-    the part of an id before its first colon. Threads read; everything else belongs to the engine's thread."""
+    the part of an id before its first colon. Threads read, and answer pings; everything else belongs to the
+    engine's thread."""
 
     def __init__(self, sock: socket.socket, path: Path | None = None) -> None:
         """path: where it listens, if it does."""
         self.inbox: Inbox = queue.SimpleQueue()
-        self._sock = sock
+        self._sock, self._wire = sock, _Wire(sock)
         self._path, self._shared = path, path is not None
-        self._peers: dict[str, socket.socket] = {}
+        self._peers: dict[str, _Wire] = {}
         self._open = 0
         self._left, self._lost = os.pipe()  # a byte for each connection that ended: b"b" after a goodbye, else b"l"
         self._under_way: dict[str, set[str]] = {}
@@ -48,7 +64,7 @@ class Hub:
     def send(self, verb: str, body: Any, to: str = "") -> None:
         """To one who asks, or to all when nobody is named."""
         if not self._shared:
-            self._sock.sendall(frame(verb, body))
+            self._wire.send(frame(verb, body))
             return
         for peer in [to] if to else list(self._peers):
             self._send(peer, frame(verb, body))
@@ -56,7 +72,7 @@ class Hub:
     def events(self, events: Iterable[Event]) -> None:
         """One frame for each who has a part in them."""
         if not self._shared:
-            self._sock.sendall(frame("events", events))
+            self._wire.send(frame("events", events))
             return
         parts: dict[str, list[Event]] = {}
         for event in events:
@@ -77,12 +93,8 @@ class Hub:
         return self._under_way.pop(peer, ())
 
     def _send(self, peer: str, data: bytes) -> None:
-        if sock := self._peers.get(peer):
-            try:
-                sock.sendall(data)
-            except OSError:  # gone, or deaf: its reader sees the end and says so
-                with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+        if wire := self._peers.get(peer):
+            wire.send(data)
 
     def _accept(self) -> None:
         linger_s = LINGER_S
@@ -109,10 +121,14 @@ class Hub:
 
     def _read(self, sock: socket.socket) -> None:
         peer, farewell = "", b"l"
+        wire = _Wire(sock) if self._shared else self._wire
         for verb, body in frames(sock):
             if verb == "start":
                 peer = msgspec.msgpack.decode(body)["peer"]
-                self._peers[peer] = sock
+                self._peers[peer] = wire
+            elif verb == "ping":  # not the engine's to answer: a step may take long
+                wire.send(frame("pong", None))
+                continue
             elif verb == "bye":
                 farewell = b"b"
             self.inbox.put((verb, body))

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -278,12 +278,14 @@ class Fleet:
         """report: told, without waiting, of each failure of a release that is being rolled out."""
         self.store, self.project, self.metrics, self.drain_s, self.report = store, project, metrics, drain_s, report
         self.lanes: dict[str, Lane] = {}
+        self.endpoints: Mapping[str, Mapping[str, Any]] = {}  # what the lifecycle file says of each
         self.shared: Path | None = None  # where engines are found that several gateway processes ask
         self._replicas: set[Replica] = set()  # all that run, the draining ones too
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def apply(self, table: Table) -> None:
         """Make the lanes follow a new routing table: at once, where what it wants is live already."""
+        self.endpoints = table.endpoints
         for name in self.lanes.keys() - table.routes.keys():
             self.lanes.pop(name).close(self.drain_s)
         for name, route in table.routes.items():
@@ -372,9 +374,10 @@ class Fleet:
         model = await asyncio.to_thread(self.store.verify, bundle.model.uri, bundle.model.digest)
         logs = self.project / ".longrein" / "logs"
         logs.mkdir(parents=True, exist_ok=True)
+        patience = {k: v for k, v in self.endpoints.get(target.endpoint, {}).items() if k in ("start_s", "silent_s")}
         return await EngineProcess.start(
             bundle.engine, model, bundle.options, name=f"of {target.ref}", project=self.project, on_exit=on_exit,
-            log=logs / f"engine-{target.endpoint[:48]}.log", shared=self.shared,
+            log=logs / f"engine-{target.endpoint[:48]}.log", shared=self.shared, **patience,
         )  # fmt: skip
 
     def _system(self, prompt: _Part) -> str | None:

@@ -35,6 +35,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     upstream: Upstream | None = None  # a server elsewhere, in place of an engine
     engine: str = "torch"
     options: dict[str, Any] = {}  # the engine's
+    start_s: Annotated[float, Meta(gt=0)] = 300.0  # an engine that takes longer to start has failed
+    silent_s: Annotated[float, Meta(ge=1)] = 20.0  # so has one that is stopped, or stuck, for so long
     gates: list[str] = []
     rollout: Setting = "blue_green"  # how a new release that passed its gates moves in
     approval: Literal["auto", "manual"] = "auto"  # manual: a person promotes what the gates passed

@@ -297,6 +297,25 @@ def test_an_engine_is_killed(server: Server) -> None:
     load.logged()
 
 
+def test_an_engine_is_stopped_not_dead(world: World) -> None:
+    """It is noticed, killed and replaced; whoever waits for it is told, and others are answered meanwhile."""
+    other = world.promote(world.release("other", "v9"))
+    with serving(world, silent_s=1.0) as server:
+        server.voices[other.digest] = "v9"
+        load, calm = Load(server), Load(server, ("other",), clients=2)
+        with load.run(), calm.run():
+            (engine,) = server.engines("support")
+            os.kill(engine, signal.SIGSTOP)
+            count = len(calm.good)
+            until(lambda: server.engines("support") not in ([], [engine]))
+            assert len(calm.good) > count
+        load.check(told=(503,))
+        calm.check()
+        assert calm.bad == [] and load.bad != []
+        assert "said nothing for 1 s" in server.said()
+        load.logged()
+
+
 def test_a_worker_is_killed(server: Server) -> None:
     """What it had reserved of a budget comes back, and what was used of it stays so."""
     load = Load(server, ("support", "far"))
@@ -480,8 +499,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @contextlib.contextmanager
-def serving(world: World, *command: str, **environment: str) -> Iterator[Server]:
-    release = world.promote(world.release("support", "v1"))
+def serving(world: World, *command: str, silent_s: float = 20.0, **environment: str) -> Iterator[Server]:
+    release = world.promote(world.release("support", "v1"), silent_s=silent_s)
     server = Server(world, {release.digest: "v1"}, *command, **environment)
     try:
         yield server

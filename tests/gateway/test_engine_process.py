@@ -244,7 +244,7 @@ def test_an_engine_that_dies_or_hangs_while_starting(tmp_path: Path) -> None:
         asyncio.run(start("dies"))
     assert str(tmp_path / "log") in caught.value.hint and "so long" in (tmp_path / "log").read_text()
     with pytest.raises(Error, match=r"did not start in 0\.5 s"):
-        asyncio.run(start("hangs", start_timeout_s=0.5))
+        asyncio.run(start("hangs", start_s=0.5))
     with pytest.raises(Error, match="ZeroDivisionError"):
         asyncio.run(start("breaks"))
     assert "1 / 0" in (tmp_path / "log").read_text()

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from longrein.core import unix
 from longrein.core.errors import Error
 from longrein.gateway import engine_hub
 from longrein.gateway.engine import EngineProcess, Request
@@ -136,7 +137,7 @@ def test_one_who_comes_and_goes_without_a_word_spoils_nothing(start, world):
     async def story():
         engine = await start()
         (path,) = (p for p in (world.folder / ".longrein/run" / ("a long name " * 10)).iterdir() if p.is_socket())
-        with engine_hub._short(path) as name:
+        with unix.short(path) as name:
             for said in (b"", b"\xff" * 100, b"\0\0\0\x02\xc1\xc1"):
                 with socket.socket(socket.AF_UNIX) as stranger:
                     stranger.connect(name)

@@ -105,8 +105,8 @@ class Exporter:
             if self._lock or self._open(now):
                 self.look(now)
             self.problems.pop("", None)
-        except (Error, OSError, msgspec.ValidationError) as error:
-            self._failed(now, "", str(error))
+        except Exception as error:  # noqa: BLE001 - the edge of its thread: a sink may be anybody's plugin
+            self._failed(now, "", f"{type(error).__name__}: {error}" if not isinstance(error, Error) else error.message)
 
     def look(self, now: int) -> None:
         """Take what is new, send what is due. Errors: OSError."""

@@ -125,6 +125,9 @@ def test_a_collector_that_is_not_there_and_secrets(make: Any, collector: Collect
     assert collector.headers[0]["Authorization"] == "Bearer s3cr3t" and "s3cr3t" not in error.value.message
     with pytest.raises(Error, match="is no address"):
         make("collector:4318")
+    for header in ({"x-key": "a\r\nx-evil: b"}, {"x-key": "钥匙"}, {"x key": "a"}):
+        with pytest.raises(Error, match="cannot be sent"):
+            make(collector.url, headers=header)
 
 
 def test_the_names_are_the_conventions(make: Any) -> None:

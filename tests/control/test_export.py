@@ -16,7 +16,7 @@ from collector import Collector, attributes
 from longrein.control import export, nouns
 from longrein.control.export import Export, Exporter
 from longrein.control.observer import Observer, Site
-from longrein.core import trace
+from longrein.core import plugins, trace
 from longrein.core.ledger import Ledger
 from longrein.core.record import Record, Segment
 from longrein.core.store import Store
@@ -153,6 +153,29 @@ def test_a_segment_that_is_sealed_before_it_was_read(site: Site, collector: Coll
     sink.attempt(NOW + 2_000)
     assert len(ids(collector)) == 7
     sink.close()
+
+
+def test_what_no_sink_can_do_is_told_and_tried_again(
+    site: Site, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "_project", [])
+    (tmp_path / "plugins" / "sink").mkdir(parents=True)
+    source = "class Sink:\n    def __init__(self, options, instance):\n        1 / 0\nplugin = Sink\n"
+    (tmp_path / "plugins" / "sink" / "mine.py").write_text(source)
+    plugins.use_project(tmp_path)
+    mine = Exporter(site, "mine", Config(sink="mine", url=collector.url))
+    wrong = Exporter(site, "wrong", Config(url=collector.url, options={"colour": "red"}))
+    unset = Exporter(site, "unset", Config(url=collector.url, headers={"authorization": "Bearer ${NOT_SET_HERE}"}))
+    for sink in (mine, wrong, unset):
+        sink.attempt(NOW)
+        sink.attempt(NOW + 1_000)
+        sink.close()
+    told = [sink.problems[""][1] for sink in (mine, wrong, unset)]
+    assert "ZeroDivisionError" in told[0] and "colour" in told[1] and "NOT_SET_HERE" in told[2]
+    (site.home / "sinks" / "otel.json").write_bytes(b"torn")
+    good = Exporter(site, "otel", Config(url=collector.url, traces=1))
+    good.attempt(NOW)
+    assert not good.problems
 
 
 def test_two_processes_send_nothing_twice(site: Site, collector: Collector) -> None:

@@ -8,6 +8,7 @@ https://opentelemetry.io/docs/specs/otlp/#otlphttp
 import email.utils
 import gzip
 import platform
+import re
 import time
 import urllib.error
 import urllib.request
@@ -37,6 +38,7 @@ from longrein.plugins.sink import _otel_names as names
 VERSION = 1
 AGAIN = frozenset({429, 502, 503, 504})  # the statuses that OTLP calls retryable
 MAX_ANSWER_BYTES = 1 << 20
+_name, _value = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII), re.compile(r"[\x20-\x7e]*")
 MS = 1_000_000  # nanoseconds
 
 
@@ -57,7 +59,10 @@ class Otlp:
         self.url = self.secrets.fill(self.config.url).rstrip("/")
         if urlsplit(self.url).scheme not in ("http", "https"):
             raise Error("invalid", f"{self.config.url!r} is no address of a collector", "url: http://host:4318")
-        self.headers = self.secrets.fill(self.config.headers)
+        self.headers: dict[str, str] = self.secrets.fill(self.config.headers)
+        for name, value in self.headers.items():
+            if not (_name.fullmatch(name) and _value.fullmatch(value)):
+                raise Error("invalid", f"the header {name!r} cannot be sent as it is", "use printable ASCII")
         self._opener = urllib.request.build_opener(_NoRedirect)
         about = {"service.name": self.config.service, "service.instance.id": instance, "host.name": platform.node()}
         self.about = Resource(attributes=_attributes(about.items()))

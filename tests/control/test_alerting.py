@@ -150,7 +150,7 @@ def test_a_clock_that_jumps(ledger: Ledger, tmp_path: Path) -> None:
 
 def test_looking_costs_what_is_new(ledger: Ledger, tmp_path: Path) -> None:
     """A look reads the new blocks and some before them, however long the windows are."""
-    traffic(ledger, END - DAY_MS, END)
+    traffic(ledger, END - 6 * HOUR_MS, END)
     alerting = Alerting(site(ledger, tmp_path))
     look(alerting, END, BACK)
     read, blocks = [], ledger.traffic.blocks
@@ -162,9 +162,9 @@ def test_looking_costs_what_is_new(ledger: Ledger, tmp_path: Path) -> None:
 
     ledger.traffic.blocks = counted  # type: ignore[method-assign]
     traffic(ledger, END, END + HOUR_MS)
-    for tick in range(1, 361):
-        look(alerting, END + tick * BLOCK_MS, 10)
-    assert sum(read) / 360 <= 40
+    for tick in range(1, 91):
+        look(alerting, END + tick * BLOCK_MS, 3)
+    assert sum(read) / 90 <= 40
 
 
 def test_objectives_taken_out_of_the_file_fire_no_more(ledger: Ledger, tmp_path: Path) -> None:

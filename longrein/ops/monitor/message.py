@@ -13,6 +13,7 @@ WORDS = {
     "en": {
         "slo_burning": "error budget burns", "feedback_low": "feedback is bad", "guard_spike": "guards act often",
         "cost_exceeded": "costs too much", "degraded": "a release did worse", "drifted": "requests have changed",
+        "rule": "a rule acts",
         "info": "INFO", "warning": "WARNING", "critical": "CRITICAL", "resolved": "RESOLVED",
         "many": "{n} alerts", "more": "and {n} more: longrein alerts", "since": "since {when}",
         "over": "over after {length}", "examples": "for example {ids}", "test": "This is a test of the channel {name}.",
@@ -20,6 +21,7 @@ WORDS = {
     "zh": {
         "slo_burning": "误差预算消耗过快", "feedback_low": "反馈变差", "guard_spike": "护栏触发过多",
         "cost_exceeded": "费用超限", "degraded": "新版本变差", "drifted": "请求发生漂移",
+        "rule": "规则执行",
         "info": "提示", "warning": "警告", "critical": "严重", "resolved": "已恢复",
         "many": "{n} 条告警", "more": "还有 {n} 条：longrein alerts", "since": "始于 {when}",
         "over": "持续 {length} 后恢复", "examples": "例如 {ids}", "test": "这是对通道 {name} 的测试。",
@@ -97,7 +99,7 @@ def sentence(kind: str, evidence: Mapping[str, Any], language: str = "en") -> st
 
 def _of_objective(e: Mapping[str, Any], language: str) -> str:
     sentences, window = SENTENCES[language], length(e["window_s"], language)
-    common = {"window": window, "rate": f"{e['burn_rate']:.3g}", "n": f"{e['events']:,.0f}"}
+    common = {"window": window, "rate": _times(e["burn_rate"]), "n": f"{e['events']:,.0f}"}
     if e["objective"] == "cost":
         return sentences["cost"].format(**common, usd=f"${e['bad']:,.2f}", allowed=f"${e['usd_per_day']:,.2f}")
     left = sentences["left"].format(left=percent(e["budget_left"]), days=f"{e['days']:g}")
@@ -120,6 +122,10 @@ def length(seconds: float, language: str = "en") -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def _times(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _lines(alert: Alert, language: str, now: int) -> list[str]:

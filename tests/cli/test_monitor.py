@@ -1,13 +1,24 @@
 """`longrein monitor` and `longrein top` over a ledger with traffic in it."""
 
+import contextlib
 import csv
 import io
+import json
+import os
+import pty
+import signal
+from itertools import pairwise
 
 import pytest
 
+from longrein.cli._text import width
+from longrein.control.rollout import begin
 from longrein.core.histogram import Histogram
 from longrein.core.ledger import Block, Ledger, now_ms
 from longrein.core.ledger.traffic import BLOCK_MS
+from longrein.models.experiment.rollout import Canary
+
+from .conftest import spawn
 
 
 @pytest.fixture
@@ -82,3 +93,62 @@ def test_what_cannot_be_asked_is_said(call, folder, arguments, part):
 def test_nothing_asked_is_said(call, folder):
     done = call("monitor", "idle", "-C", folder)
     assert done.code == 0 and "nothing was asked in that time" in done.out
+
+
+def test_a_frame_fits_its_terminal_and_shows_what_is_there(call, folder, monkeypatch):
+    for columns in (40, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = call("top", "--once", "-C", folder).out.splitlines()
+        assert all(width(line) <= columns for line in lines)
+    text = "\n".join(lines)
+    assert "! " in text and "drifted input: the words of requests are others \\x1b[31m than before" in text
+    heads, row = next((a, b) for a, b in pairwise(lines) if a.startswith("ENDPOINT"))
+    assert row.startswith("客服") and "5 %" in row and "█" in row
+    assert width(row[: row.index("1 *")]) == heads.index("RELEASE")  # Chinese stands in its column
+    assert "客服@1" in text and "[##      ] 19 % 16" in text and "host-1  cpu [####    ] 50 %" in text
+    data = call("top", "--once", "--json", "-C", folder).data
+    assert data["releases"][0]["now"]["requests"] == 120 and data["engines"][0]["gauges"]["running"]["mean"] == 3
+    assert [(a["kind"], a["severity"]) for a in data["alerts"]] == [("drifted", "warning")]
+
+
+def test_a_rollout_is_shown(call, folder):
+    ledger = Ledger(f"sqlite:///{folder}/.longrein/ledger.db")
+    stable = ledger.assets.get("release:客服@prod")
+    candidate = ledger.assets.put("release", "客服", "d2" * 32, meta={"engine": "torch"}, actor="test")
+    begin(ledger, stable, candidate, Canary(), actor="test")
+    out = call("top", "--once", "-C", folder).out
+    assert "endpoint 客服: canary of release:客服@2" in out and "5 %" in out
+
+
+def test_nothing_at_all_is_shown_too(call, tmp_path):
+    (tmp_path / "longrein.yaml").write_text("project: demo\n")
+    (tmp_path / ".longrein").mkdir()
+    done = call("top", "--once", "-C", tmp_path)
+    assert done.code == 0 and "no gateway runs here" in done.out and "this machine  cpu [" in done.out
+
+
+def test_piped_it_prints_frame_after_frame(folder):
+    process = spawn("top", "--every", "0.2", "--json", "-C", folder)
+    frames = [json.loads(process.stdout.readline()) for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0 and process.stderr.read() == ""
+    assert frames[1]["now_ms"] > frames[0]["now_ms"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_in_a_terminal_it_refreshes_and_leaves_it_as_it_was(folder, number):
+    ours, theirs = pty.openpty()
+    env = {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    process = spawn("top", "--every", "0.2", "-C", folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while seen.count("客服".encode()) < 3:
+        seen += os.read(ours, 4096)
+    process.send_signal(number)
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while data := os.read(ours, 4096):
+            seen += data
+    os.close(ours)
+    assert process.wait(20) == 0
+    assert b"\x1b[?1049h" in seen and seen.rindex(b"\x1b[?1049l") > seen.rindex(b"\x1b[?1049h")
+    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l") and b"Traceback" not in seen

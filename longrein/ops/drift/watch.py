@@ -1,9 +1,9 @@
 """Watches requests for drift: many features, one alarm, at a false-alarm rate that is declared and kept.
 
 Each feature has a detector of its own (port `detector`), whose evidence grows by at most one a request on average while
-nothing changes. So does the mean over features, whatever depends on what: an alarm at N keeps the promise of at least
-N requests, on average, before a false one, and another feature costs no second look. The same holds for the sum over
-hosts that share the traffic, with N requests of them all.
+nothing changes. So does a weighted mean over features, whatever depends on what: an alarm at N keeps the promise of at
+least N requests, on average, before a false one, and another feature costs no second look. The same holds for the sum
+over hosts that share the traffic, with N requests of them all.
 """
 
 import zlib
@@ -26,6 +26,7 @@ HOUR_MS = 3_600_000
 FEATURES = 64  # at most
 LEARNED = 10_000  # samples of the reference that are looked at, at most
 KEPT = 500  # requests of the reference, and of the newest, that are remembered for explanations
+HEAVY = 4.0  # the weight of a text's distance; of all other features 1
 MARKS = 512  # of times
 BATCH = 256
 VERSION = 1  # of what is dumped
@@ -102,7 +103,8 @@ class Watch:
     @property
     def evidence(self) -> float:
         """Of a change: by chance it reaches N after N requests at the soonest, on average."""
-        return float(np.mean([d.evidence for d in self._detectors.values()])) if self._detectors else 0.0
+        evidence = [d.evidence for d in self._detectors.values()]
+        return float(self._weights() @ evidence) if evidence else 0.0
 
     @property
     def alarmed(self) -> bool:
@@ -149,22 +151,30 @@ class Watch:
         for name, values in features.items():
             if self._detector(name) is None:
                 continue
-            for at_ms in [s.at_ms for s, value in zip(batch, values, strict=True) if not np.isnan(value)]:
-                self._times[name].add(at_ms)
+            add = self._times[name].add
+            for i in np.flatnonzero(~np.isnan(values)).tolist():
+                add(batch[i].at_ms)
         nothing = np.full(len(batch), np.nan)
         paths = [d.observe(features.get(name, nothing), seasons) for name, d in self._detectors.items()]
         self.recent.extend(kept)
         self.seen += len(batch)
-        return np.asarray(np.mean(paths, axis=0)) if paths else np.zeros(len(batch))
+        return np.asarray(self._weights() @ np.array(paths)) if paths else np.zeros(len(batch))
+
+    def _weights(self) -> F64:
+        """Of each feature; what tells most of a new kind of request, its distance from all others, has the most."""
+        assert self.reference
+        found = np.array([HEAVY if name in self.reference.texts else 1.0 for name in self._detectors])
+        return np.asarray(found / found.sum())
 
     def _measure(self, batch: Sequence[Sample]) -> tuple[dict[str, F64], list[Kept]]:
         assert self.reference
         vectors = self.reference.embed(batch)
         features = self.reference.measure(batch, vectors)
+        columns = {name: found.tolist() for name, found in features.items()}
         small = {name: found.astype(np.float16) for name, found in vectors.items()}
         kept = []
         for i, s in enumerate(batch):
-            values = {name: float(found[i]) for name, found in features.items() if not np.isnan(found[i])}
+            values = {name: column[i] for name, column in columns.items() if column[i] == column[i]}  # no NaN
             own = {name: found[i] for name, found in small.items() if name in s.texts}
             kept.append(Kept(s.id, s.at_ms, values, own, {name: text[:KEPT] for name, text in s.texts.items()}))
         return features, kept

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -203,10 +204,10 @@ class Drifting:
         )  # fmt: skip
 
 
-def affected(site: "Site", alert: Alert, limit: int = 1000) -> list[str]:
+def affected(project: Path, alert: Alert, limit: int = 1000) -> list[str]:
     """The ids of requests that an alert of drift is about, the newest first: those since it began that are like those
     that raised it. Of this host, which has their log too."""
-    return host.affected(site.home / FOLDER, alert.id, limit) if alert.kind == KIND else []
+    return host.affected(project / ".longrein" / FOLDER, alert.id, limit) if alert.kind == KIND else []
 
 
 def how(told: Mapping[str, Any]) -> str:

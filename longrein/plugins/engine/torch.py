@@ -26,6 +26,7 @@ from longrein.plugins.engine._torch.model import Model, Span
 from longrein.plugins.engine._torch.options import Config as Config
 from longrein.plugins.engine._torch.sampling import choice, choose
 from longrein.plugins.engine._torch.sequence import Sequence
+from longrein.plugins.engine._torch.share import Shares
 from longrein.plugins.engine._torch.slots import Slots
 from longrein.plugins.engine._torch.text import Stream, Text, too_long
 
@@ -65,8 +66,8 @@ class Torch:
         self.numbers = itertools.count()
         self.counts: Counter[str] = Counter()
         self.batch_sizes: Counter[int] = Counter()
-        self.generating_s = self.step_s = 0.0
-        self.worked: float | None = None  # since when there has been work without a pause
+        self.step_s = 0.0
+        self.shares = Shares(self.model)
         for tokens in ([0], [0, 0]):  # warm-up: libraries initialise on first use
             self.model.forward([Span(0, 0, tokens, True)])
         self.info = {
@@ -115,8 +116,7 @@ class Torch:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         embedded, embedding_s = self.embeddings.step(self.limits.prefill_tokens)
-        if self.worked is not None:
-            self.worked += embedding_s
+        self.shares.skip(embedding_s)
         began = time.monotonic()
         self._admit(began)
         plan = self._plan()
@@ -129,16 +129,16 @@ class Torch:
             sequence.done += len(span.tokens)
         ending = [sequence for sequence, span in plan if span.ends]
         tokens = choose(logits, [s.choice for s in ending])
-        self._share(plan, began)
+        self.shares.divide(plan, began)
         events = self._accept(ending, tokens, logits)
         if not self.running:
-            self.worked = None
+            self.shares.pause()
         self._note(plan, events, time.monotonic() - began)
         return embedded + events
 
     @property
     def busy_s(self) -> float:
-        return self.generating_s + self.embeddings.busy_s
+        return self.shares.busy_s
 
     def pending(self) -> int:
         return len(self.waiting) + len(self.running) + len(self.embeddings.waiting)
@@ -257,21 +257,6 @@ class Torch:
         except Exception as error:  # noqa: BLE001 - whatever one request's text does, the others go on
             return Event(sequence.request.id, error=as_error(error).as_dict(), usage=sequence.usage())
         return event
-
-    def _share(self, plan: Plan, began: float) -> None:
-        """A step's seconds among those it worked for, by their floating-point operations. What was done since the step
-        before, to tell of it and to get ready, is a part of them."""
-        now = time.monotonic()
-        seconds = now - (began if self.worked is None else self.worked)
-        self.worked = now
-        flops = [self.model.flops(span) for _, span in plan]
-        second = seconds / sum(flops)
-        for (sequence, span), own in zip(plan, flops, strict=True):
-            if sequence.reads(span):
-                sequence.prefill_s += own * second
-            else:
-                sequence.decode_s += own * second
-        self.generating_s += seconds
 
     def _logprob(self, logits: torch.Tensor, token: int, count: int) -> Logprob:
         logprobs = logits.log_softmax(-1)

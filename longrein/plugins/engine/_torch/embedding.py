@@ -14,7 +14,6 @@ class Embeddings:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.busy_s = 0.0
         self.waiting: list[tuple[Request, list[int]]] = []
 
     def submit(self, request: Request, prompt: list[int]) -> None:
@@ -37,7 +36,6 @@ class Embeddings:
         began = time.monotonic()
         vectors = self.model.embed([prompt for _, prompt in taken]).cpu().numpy().astype("<f4")
         seconds = time.monotonic() - began
-        self.busy_s += seconds
         second = seconds / sum(len(prompt) for _, prompt in taken)
         events = [
             Event(

@@ -21,7 +21,7 @@ class Choice:
         self.logprobs: list[Logprob] | None = None
         self.tokens = 0
         self.characters = 0  # of the tokens that came with log-probabilities
-        self.prompt_tokens = 0
+        self.prompt_tokens = self.cached_tokens = 0
         self.finish_reason: str | None = None
         self.usage: Usage | None = None  # once it has ended
 
@@ -30,6 +30,7 @@ class Choice:
         if event.usage:
             self.usage = event.usage
             self.prompt_tokens, self.tokens = event.usage.prompt_tokens, event.usage.completion_tokens
+            self.cached_tokens = event.usage.cached_tokens
         self.finish_reason = event.finish_reason or self.finish_reason
         self.characters += _length(event.logprobs)
         if self.keep:
@@ -63,9 +64,11 @@ class Answer:
         """(prompt, completion): each prompt counts once, however many answers it got."""
         return sum(c.prompt_tokens for c in self.choices[:: self.n]), sum(c.tokens for c in self.choices)
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         read, written = self.tokens()
-        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        details = {"cached_tokens": sum(c.cached_tokens for c in self.choices[:: self.n])}
+        used = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        return {**used, "prompt_tokens_details": details}
 
     def whole(self) -> bytes:
         choices = [

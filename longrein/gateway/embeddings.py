@@ -48,7 +48,7 @@ class Embeddings(Answer):
         super().add(index, event)
         self.vectors[index] = event.embedding
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         read, _ = self.tokens()
         return {"prompt_tokens": read, "total_tokens": read}
 

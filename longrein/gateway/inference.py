@@ -195,6 +195,9 @@ class Inference:
         call = Call(kind, body, openai.head(body, kind.body))
         record = exchange.record
         record.stream, record.user = call.stream, (call.head.user or call.head.safety_identifier or "")[:200]
+        if (call.head.priority or 0) < 0 and exchange.key and "admin" not in exchange.key.scopes:
+            hint = "send a priority of 0 or more"
+            raise Error("forbidden", "this API key may not go before others", hint, param="priority")
         if call.model in self.fleet.lanes:
             record.endpoint, exchange.log_text = call.model, call.model in self.log_text
             exchange.watched = call.model in self.tap.endpoints
@@ -552,7 +555,7 @@ async def _events(
     used of the engine, however it ended."""
     requests = [openai.with_system(request, replica.system) for request in ask.requests]
     if priority:
-        requests = [msgspec.structs.replace(request, priority=priority) for request in requests]
+        requests = [msgspec.structs.replace(r, priority=max(r.priority, priority)) for r in requests]
     if len(requests) == 1:
         async with aclosing(_generate(replica, requests[0], used)) as only:
             async for event in only:

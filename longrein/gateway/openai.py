@@ -2,8 +2,8 @@
 
 Honoured: model, messages or prompt, n, stop, seed, temperature, top_p, max_tokens, max_completion_tokens,
 presence_penalty, frequency_penalty, logit_bias, logprobs, top_logprobs, response_format, stream, stream_options; beside
-them vLLM's top_k, min_p, repetition_penalty, min_tokens and ignore_eos. IGNORED ones change nothing in the answer's
-text. Those in LATER are refused unless they ask for nothing. Everything else is refused by name. As with OpenAI, null
+them vLLM's top_k, min_p, repetition_penalty, min_tokens, ignore_eos, priority and cache_salt. IGNORED ones change
+nothing in the answer's text. Those in LATER are refused unless they ask for nothing. Everything else is refused by name. As with OpenAI, null
 means "not given".
 """
 
@@ -20,7 +20,7 @@ from longrein.core.generation import Request
 
 SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
-    "min_tokens", "ignore_eos", "logit_bias",
+    "min_tokens", "ignore_eos", "logit_bias", "priority", "cache_salt",
 )  # fmt: skip
 IGNORED = (
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -320,6 +320,7 @@ class Head(msgspec.Struct):
     n: int | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    priority: int | None = None
 
     @property
     def tokens(self) -> tuple[int, int | None]:

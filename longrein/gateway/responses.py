@@ -192,9 +192,10 @@ class _Answer:
     def response(self) -> dict[str, Any]:
         body, used = self.body, self.usage
         format = body.text.format if body.text and body.text.format else Format(type="text")
+        cached = ((used or {}).get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         usage = used and {
             "input_tokens": used["prompt_tokens"],
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": used["completion_tokens"],
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": used["total_tokens"],

@@ -29,6 +29,19 @@ def test_a_wrong_or_missing_key_is_told_in_openais_shape(echo):
     assert get(gateway, "/v1/models", None, Authorization=f"Basic {world.key}").status_code == 401
 
 
+def test_whoever_may_not_administer_goes_before_nobody(echo):
+    world, gateway = echo
+    app = world.ledger.keys.create("app", ("infer",), actor="test")
+    gateway.refresh()
+
+    def ask(key, priority):
+        body = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "priority": priority}
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers).status_code
+
+    assert [ask(app, 5), ask(app, 0), ask(app, -1), ask(world.key, -1), ask(app, "high")] == [200, 200, 403, 200, 400]
+
+
 def test_scopes_open_their_own_doors_only(echo):
     world, gateway = echo
     infer = world.ledger.keys.create("app", ("infer",), actor="test")

@@ -27,8 +27,20 @@ def test_greedy_answers_are_the_same_whole_and_streamed(served):
     pieces = say(client, "我的卡丢了", temperature=0, stream=True, stream_options={"include_usage": True})
     chunks = list(pieces)
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage and whole.usage.prompt_tokens > 10
+    used, again = whole.usage, chunks[-1].usage
+    assert (again.prompt_tokens, again.completion_tokens) == (used.prompt_tokens, used.completion_tokens)
+    assert used.prompt_tokens > 10 and 0 < again.prompt_tokens_details.cached_tokens < used.prompt_tokens
     assert whole.choices[0].finish_reason in ("stop", "length")
+
+
+def test_prefixes_are_shared_under_one_salt_only(served):
+    _, client = served
+
+    def cached(salt):
+        used = say(client, "a question of a kind", extra_body={"cache_salt": salt}).usage
+        return used.prompt_tokens_details.cached_tokens
+
+    assert [cached("one") > 10, cached("one") > 10, cached("two") > 10] == [False, True, False]
 
 
 def test_a_seed_repeats_and_choices_differ(served):

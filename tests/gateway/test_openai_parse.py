@@ -64,8 +64,10 @@ def test_a_completion_has_no_system_prompt():
 def test_usage_counts_each_prompt_once():
     answer = Completion("cmpl-1", "m", "0" * 64, n=2, count=4, keep=True, include_usage=True)
     for i in range(4):
-        answer.add(i, Event("", "hi", [1, 2], None, "stop", None, Usage(10 + i // 2, 2)))
-    assert answer.usage() == {"prompt_tokens": 21, "completion_tokens": 8, "total_tokens": 29}
+        answer.add(i, Event("", "hi", [1, 2], None, "stop", None, Usage(10 + i // 2, 2, cached_tokens=3 + i // 2)))
+    assert answer.usage() == {
+        "prompt_tokens": 21, "completion_tokens": 8, "total_tokens": 29, "prompt_tokens_details": {"cached_tokens": 7},
+    }  # fmt: skip
 
 
 def test_an_event_without_text_makes_no_chunk_and_half_a_character_is_no_text():

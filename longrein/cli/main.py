@@ -22,10 +22,10 @@ PROGRAM = "longrein"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # The order of the help: how a project goes through its life. A verb that stands nowhere here comes last.
 ORDER = [
-    "demo", "init", "plan", "apply", "up", "serve", "watch", "dashboards", "ask", "status", "monitor", "top", "alerts",
-    "silence", "drift", "rules", "ls", "show", "diff", "lineage", "why", "run", "logs", "feedback", "cost", "promote", "rollout",
-    "rollback", "checkout", "commit", "branch", "merge", "tag", "reproduce", "gc", "ci", "package", "unpack", "key",
-    "audit", "doctor", "schema", "completion",
+    "demo", "init", "plan", "apply", "up", "serve", "watch", "dashboards", "ask", "status", "monitor", "top",
+    "alerts", "silence", "drift", "rules", "ls", "show", "diff", "lineage", "why", "run", "logs", "feedback", "cost",
+    "promote", "rollout", "rollback", "checkout", "commit", "branch", "merge", "tag", "reproduce", "gc", "ci",
+    "package", "unpack", "key", "audit", "doctor", "schema", "completion",
 ]  # fmt: skip
 
 

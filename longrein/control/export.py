@@ -157,8 +157,6 @@ class Exporter:
         return True
 
     def _add(self, taken: list[Taken]) -> None:
-        self._totals.drop("behind", self._tail.lost)
-        self._tail.lost = 0
         for one in taken:
             if one.end > self._counted.get(one.segment, 0):
                 self._totals.add(one.record)

@@ -10,7 +10,6 @@ from longrein.core.record import Record, segments
 from longrein.data.requests import Person
 
 PIECE_BYTES = 1 << 20  # read at once, of one segment
-BEHIND_BYTES, BEHIND = 256 << 20, 256  # of segments that were sealed before they were read; then the oldest is given up
 _decode = msgspec.json.Decoder(Record).decode
 
 
@@ -22,14 +21,11 @@ class Taken(NamedTuple):
 
 class Tail:
     """Segments are held open, so that one that is sealed meanwhile is still read to its end. Only what is sealed while
-    nobody reads is passed over.
-
-    lost: lines that were given up, because reading fell too far behind.
-    """
+    nobody reads is passed over."""
 
     def __init__(self, folder: Path, place: dict[str, int] | None) -> None:
         """place: what `place` said before; None begins with what is written from now on."""
-        self.folder, self.lost = folder, 0
+        self.folder = folder
         self._read = dict(place) if place is not None else {p.name: p.stat().st_size for p in segments(folder)}
         self._files: dict[str, BinaryIO] = {}
 
@@ -47,7 +43,6 @@ class Tail:
                     self._files[name] = path.open("rb")
                 except FileNotFoundError:  # sealed since it was listed
                     continue
-        self._give_up(gone := [name for name in sorted(self._files) if name not in here])
         people = Person.all(self.folder)
         found = []
         for name in sorted(self._files):
@@ -59,7 +54,7 @@ class Tail:
                 except (msgspec.DecodeError, UnicodeDecodeError):  # torn by a kill or a full disk
                     continue
                 found.append(Taken(reduce(lambda r, person: person.without(r), people, record), name, end))
-            if not data and name in gone:
+            if not data and name not in here:
                 self._close(name)
         for name in [name for name in self._read if name not in here and name not in self._files]:
             del self._read[name]  # sealed while nobody read
@@ -80,16 +75,6 @@ class Tail:
                 self._read[name] = self._read.get(name, 0) + end
                 return data[:end]
             size *= 2
-
-    def _give_up(self, gone: list[str]) -> None:
-        while len(gone) > BEHIND or self._behind(gone) > BEHIND_BYTES:
-            name = gone.pop(0)
-            while data := self._piece(name):
-                self.lost += data.count(b"\n")
-            self._close(name)
-
-    def _behind(self, gone: list[str]) -> int:
-        return sum(self._files[name].seek(0, 2) - self._read.get(name, 0) for name in gone)
 
     def _close(self, name: str) -> None:
         self._files.pop(name).close()

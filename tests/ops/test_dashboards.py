@@ -85,7 +85,12 @@ def test_between_which_buckets_a_time_lies(limit: float, around: tuple[str, str]
 
 
 def test_a_time_past_the_last_bucket_is_left_to_longrein() -> None:
-    assert [i.objective.name for i in prometheus.indicators({"a": config(latency=600, ttft=512)})] == ["ttft"]
+    promised = {"a": config(latency=600, ttft=512, guard=0.1)}
+    assert [i.objective.name for i in prometheus.indicators(promised)] == ["guard", "ttft"]
+    own = [
+        r for g in prometheus.rules(promised, "en")["groups"] for r in g["rules"] if r.get("alert") == "LongreinAlert"
+    ]
+    assert len(own) == 3 and all("guard_spike" in r["expr"] and "slo_burning" not in r["expr"] for r in own)
 
 
 def test_the_verb_writes_the_same_bytes_again(tmp_path: Path) -> None:

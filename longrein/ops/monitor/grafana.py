@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from longrein.core.digest import of_json
 from longrein.ops.monitor.panels import ROWS, Panel
 
 SCHEMA_VERSION = 39  # of Grafana 11; later ones migrate it
@@ -28,7 +29,8 @@ def dashboard(project: str, lang: str) -> dict[str, Any]:
             panels.append({**_panel(panel, lang), "gridPos": place, "id": len(panels) + 1})
         y += -(-len(row.panels) // ACROSS) * HEIGHT
     return {
-        "title": f"Longrein: {project}", "uid": f"longrein-{project}"[:40], "tags": ["longrein"], "editable": True,
+        "title": f"Longrein: {project}", "uid": f"longrein-{of_json(project)[:16]}", "tags": ["longrein"],
+        "editable": True,
         "schemaVersion": SCHEMA_VERSION, "version": 1, "refresh": "10s", "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser", "graphTooltip": 1, "fiscalYearStartMonth": 0, "links": [], "panels": panels,
         "annotations": {"list": []}, "templating": {"list": _variables(lang)},

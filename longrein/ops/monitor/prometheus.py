@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from longrein.core.ledger.alerts import SEVERITIES
 from longrein.core.objective import Config, Objective, objectives
 from longrein.ops.monitor.catalogue import TRAFFIC
 from longrein.ops.monitor.objective import CHANCE, DAY_MS, HOUR_MS, MINUTE_MS, RATIO, SPENT, Rule, reachable
@@ -114,8 +115,7 @@ class Indicator(NamedTuple):
 
 def indicators(promised: Mapping[str, Config]) -> list[Indicator]:
     """promised: {endpoint: its objectives}. What lies past the last bucket /metrics cannot tell: it is left out."""
-    found = [Indicator(name, one) for name, config in promised.items() for one in objectives(config)]
-    return [one for one in found if one.objective.limit_ms / 1000 <= _longest(one.objective.metric)]
+    return [one for one in _all(promised) if one.objective.limit_ms / 1000 <= _longest(one.objective.metric)]
 
 
 def rules(promised: Mapping[str, Config], lang: str) -> dict[str, Any]:
@@ -123,7 +123,8 @@ def rules(promised: Mapping[str, Config], lang: str) -> dict[str, Any]:
     known = indicators(promised)
     records = [rule for indicator in known for rule in _records(indicator)] + [*_judged(known)]
     alerts = [rule for indicator in known for rule in _alerts(indicator, TEXTS[lang])]
-    groups = [{"name": "longrein_others", "rules": [*_others(TEXTS[lang], known)]}]
+    others = [*_others(TEXTS[lang]), *_own(TEXTS[lang], _kinds(known) - _kinds(set(_all(promised)) - set(known)))]
+    groups = [{"name": "longrein_others", "rules": others}]
     if known:
         groups += [{"name": "longrein_burn_rates", "rules": records}, {"name": "longrein_objectives", "rules": alerts}]
     return {"groups": groups}
@@ -228,15 +229,27 @@ def _alerts(of: Indicator, texts: Mapping[str, str]) -> Iterator[dict[str, Any]]
         yield {"alert": name, "expr": " and ".join(parts), "labels": labels, "annotations": {"summary": said}}
 
 
-def _others(texts: Mapping[str, str], known: list[Indicator]) -> Iterator[dict[str, Any]]:
+def _others(texts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for alert, severity, wait, expr, text in OTHERS:
         yield {"alert": alert, "expr": expr, "for": wait, "labels": {"severity": severity},
                "annotations": {"summary": texts[text]}}  # fmt: skip
-    judged_here = "|".join(sorted({one.objective.kind for one in known}))
-    for severity in ("critical", "warning", "info"):  # Longrein's own, but for those that Prometheus judges itself
-        where = f'severity="{severity}"' + (f',kind!~"{judged_here}"' if judged_here else "")
+
+
+def _own(texts: Mapping[str, str], judged_here: set[str]) -> Iterator[dict[str, Any]]:
+    """Longrein's own alerts, but for the kinds that Prometheus judges itself."""
+    but = f',kind!~"{"|".join(sorted(judged_here))}"' if judged_here else ""
+    for severity in SEVERITIES:
+        where = f'severity="{severity}"{but}'
         yield {"alert": "LongreinAlert", "expr": f"longrein_alerts_firing{{{where}}} > 0", "for": "0s",
                "labels": {"severity": severity}, "annotations": {"summary": texts["own"]}}  # fmt: skip
+
+
+def _all(promised: Mapping[str, Config]) -> list[Indicator]:
+    return [Indicator(name, one) for name, config in promised.items() for one in objectives(config)]
+
+
+def _kinds(of: Iterable[Indicator]) -> set[str]:
+    return {one.objective.kind for one in of}
 
 
 def _cases(of: Indicator, texts: Mapping[str, str]) -> Iterator[dict[str, Any]]:

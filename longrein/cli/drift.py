@@ -1,5 +1,7 @@
 """Show whether what endpoints are asked and answer is still as it was, and what changed; or accept it as normal."""
 
+from contextlib import suppress
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,7 +61,7 @@ def describe(workspace: "Workspace", endpoint: str = "") -> dict[str, Any]:
     for one in streams.values():
         release = ledger.assets.by_digest(one["release"], "release") if len(one["release"]) >= 8 else None
         one["release"] = release.ref if release else one["release"][:12]
-    return {"streams": list(streams.values()), "alerts": [_as_data(alert) for alert in alerts]}
+    return {"streams": list(streams.values()), "alerts": [_as_data(workspace, alert) for alert in alerts]}
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -93,7 +95,7 @@ def _alert(alert: dict[str, Any]) -> str:
         lines.append(f"  {kind['before']:.0%} → {kind['after']:.0%} of requests: {words}")
     for word in ("before", "after"):
         for id in told[word][:SHOWN]:
-            lines.append(f"  {word} {id}  {_text.short(told['texts'].get(id, ''), 70)}".rstrip())
+            lines.append(f"  {word} {id}  {_text.short(alert['texts'].get(id, ''), 70)}".rstrip())
     lines.append(f"  requests like these: longrein drift {endpoint} --affected; is it normal now? --accept")
     return "\n".join(lines)
 
@@ -103,10 +105,16 @@ def _odds(evidence: float) -> str:
     return f"1 in {evidence:,.0f}" if evidence < 1e9 else "1 in 10^9 or more"
 
 
-def _as_data(alert: "Alert") -> dict[str, Any]:
+def _as_data(workspace: "Workspace", alert: "Alert") -> dict[str, Any]:
+    """With the texts of examples, as far as this host's log has them."""
     from longrein.ops.monitor.message import as_data
 
-    return as_data(alert)
+    texts, told = {}, alert.evidence
+    for id in {*told["before"][:SHOWN], *told["after"][:SHOWN]} if told["host"] == gethostname() else ():
+        with suppress(Error):
+            request = workspace.requests.get(id)
+            texts[id] = request["output" if told["text"] == "output" else "input"] or ""
+    return as_data(alert) | {"texts": texts}
 
 
 def _check(workspace: "Workspace", endpoint: str) -> None:

@@ -52,10 +52,8 @@ def test_a_new_topic_raises_an_alarm_that_explains_itself(eye: Eye, world: World
     assert 0.3 < told["share"] < 0.7
     assert set(told["kinds"][0]["words"][:3]) <= set(TOPICS["travel"])
     assert told["features"][0]["name"].startswith("input")
-    assert all(set(told["texts"][id].split()) <= set(TOPICS["travel"]) for id in told["after"])
-    assert all(set(told["texts"][id].split()) <= set(TOPICS["bank"]) for id in told["before"])
-    numbers = [int(id[1:]) for id in told["after"]]
-    assert min(numbers) >= 900
+    assert all(mixed[int(id[1:]) - 900] in new for id in told["after"])
+    assert all(int(id[1:]) < 200 for id in told["before"])
     eye.observer.look()
     ids = until(lambda: affected(eye.home.parent, eye.firing()[0], 1000))
     right = [mixed[int(id[1:]) - 900] in new for id in ids if int(id[1:]) >= 900]
@@ -243,7 +241,7 @@ def test_a_killed_observer_goes_on_where_it_was(world: World, log_text: bool) ->
     assert first <= alert.since_ms <= last
     files = [f.read_bytes() for f in world.folder.rglob("*") if f.is_file()]
     assert any(b"zanzibar" in data for data in files) == log_text
-    assert bool(alert.evidence["texts"]) == log_text == any(kind["words"] for kind in alert.evidence["kinds"])
+    assert any(kind["words"] for kind in alert.evidence["kinds"]) == log_text
 
 
 def test_several_gateways_tell_one_observer(eye: Eye, world: World) -> None:

@@ -118,17 +118,13 @@ class Stream:
         return self
 
     def _told(self, drift: dict[str, Any]) -> dict[str, Any]:
-        """Words and texts of requests leave memory only where they may be kept."""
-        texts = {}
-        if self.config.texts:
-            shown = {*drift["before"], *drift["after"], *(id for kind in drift["kinds"] for id in kind["examples"])}
-            kept = [*self.watch.before, *self.watch.recent]
-            texts = {k.id: k.texts[drift["text"]][:200] for k in kept if k.id in shown and drift["text"] in k.texts}
-        else:
+        """Requests are named by their ids: their texts are in the log, where they can be erased. Words are told where
+        texts may be kept."""
+        if not self.config.texts:
             drift["kinds"] = [kind | {"words": []} for kind in drift["kinds"]]
         drift["evidence"] = self.evidence
         drift["features"] = [f | {"evidence": min(f["evidence"], CEILING)} for f in drift["features"]][:FEATURES]
-        return drift | {"key": self.key, "release": self.release, "normal": self.note, "texts": texts}
+        return drift | {"key": self.key, "release": self.release, "normal": self.note}
 
     def _judge(self, kept: Iterable[Kept]) -> None:
         for one in kept:

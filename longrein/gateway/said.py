@@ -4,6 +4,7 @@ import hashlib
 import re
 
 OPENING_CHARS = 200  # where a refusal stands, if there is one
+HELD = 200  # pieces; a token at a time would cost several times as much
 # The ways in which models begin when they decline. What merely reports a failure ("I could not find") is none of them;
 # neither is what declines further down. It is a count to watch, not a judgement.
 _CANNOT = r"(?:can't|cannot|can not|won't|will not|(?:am |'m )(?:unable|not able) to|do not feel comfortable)"
@@ -23,37 +24,50 @@ _DECLINES = re.compile(
 )
 
 
+# One of these is in all that the expression finds; most answers have none, and looking for words is ten times as fast.
+_HINTS = ("can't", "cannot", "can not", "won't", "will not", "unable", "not able", "comfortable", "decline", "refuse",
+          "as an ai", "不能", "无法", "没办法", "不可以", "不便", "拒绝", "不会")  # fmt: skip
+
+
 def declines(text: str) -> bool:
     """Whether an answer opens like a refusal, in English or Chinese; only its first 200 characters are looked at."""
-    return _DECLINES.search(text[:OPENING_CHARS].replace("’", "'")) is not None
+    opening = text[:OPENING_CHARS].replace("’", "'").lower()
+    return any(hint in opening for hint in _HINTS) and _DECLINES.search(opening) is not None
 
 
 class Said:
     """The words of an answer's first choice, piece by piece."""
 
-    __slots__ = ("_hash", "_opening", "_space")
+    __slots__ = ("_hash", "_opening", "_pieces", "_space")
 
     def __init__(self, text: str = "") -> None:
         self._hash = hashlib.sha256()
         self._opening = self._space = ""
-        self.add(text)
+        self._pieces = [text]
 
     def add(self, text: str) -> None:
-        if self._space or not self._opening:
-            text = self._space + text if self._opening else text.lstrip()
-        words = text.rstrip()
-        self._space = text[len(words) :]
-        if not words:
-            return
-        self._hash.update(words.encode("utf-8", "replace"))
-        if len(self._opening) < OPENING_CHARS:
-            self._opening += words[:OPENING_CHARS]
+        self._pieces.append(text)
+        if len(self._pieces) > HELD:
+            self._take()
 
     @property
     def digest(self) -> str:
         """SHA-256 of the words in UTF-8, without the space around them; "" where there are none."""
+        self._take()
         return self._hash.hexdigest() if self._opening else ""
 
     @property
     def declined(self) -> bool:
+        self._take()
         return declines(self._opening)
+
+    def _take(self) -> None:
+        """Space at the end may yet turn out to stand between words."""
+        text, self._pieces = self._space + "".join(self._pieces), []
+        text = text if self._opening else text.lstrip()
+        words = text.rstrip()
+        self._space = text[len(words) :] if words or self._opening else ""
+        if words:
+            self._hash.update(words.encode("utf-8", "replace"))
+            if len(self._opening) < OPENING_CHARS:
+                self._opening += words[:OPENING_CHARS]

@@ -395,10 +395,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("pk_work")),
     )
     op.create_index(op.f("ix_work_step"), "work", ["step"], unique=False)
-
-
-def downgrade() -> None:
-    raise NotImplementedError("the ledger only moves forward")
     op.create_table(
         "silences",
         sa.Column("id", Id, autoincrement=True, nullable=False),
@@ -444,3 +440,7 @@ def downgrade() -> None:
         sa.Column("updated_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("endpoint", "name", name=op.f("pk_objectives")),
     )
+
+
+def downgrade() -> None:
+    raise NotImplementedError("the ledger only moves forward")

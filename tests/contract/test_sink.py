@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from longrein.core import plugins, trace
 from longrein.core.errors import Error
-from longrein.core.histogram import Histogram, bounds
+from longrein.core.histogram import EDGE, SCALE, Histogram, bounds
 from longrein.core.ports import Point
 from longrein.core.record import Record
 from longrein.plugins.sink import _otel_names as names
@@ -90,6 +91,15 @@ def test_metrics_arrive_bucket_by_bucket(make: Any, collector: Collector) -> Non
     metric = collector.taken["/v1/metrics"][0].resource_metrics[0].scope_metrics[0].metrics
     assert all(m.exponential_histogram.aggregation_temporality == 2 for m in metric if m.name.startswith("gen_ai"))
     assert next(m for m in metric if m.name == "longrein.cost").sum.is_monotonic
+
+
+def test_our_buckets_are_those_of_opentelemetrys_own_sdk() -> None:
+    mapping = pytest.importorskip("opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.logarithm_mapping")
+    indices, random = mapping.LogarithmMapping(SCALE), Random(7)
+    values = [10 ** random.uniform(-9, 9) for _ in range(5_000)] + [2.0**e for e in range(-30, 31)]
+    for value in values:
+        (key,) = Histogram([value]).counts
+        assert key - 1 - EDGE == indices.map_to_index(value), value
 
 
 def test_what_a_collector_may_say(make: Any, collector: Collector) -> None:

@@ -18,7 +18,7 @@ from longrein.ops.monitor.message import message
 if TYPE_CHECKING:
     from longrein.control.observer import Site
 
-CLOSE_S = 15.0  # for what is being sent
+CLOSE_S = 5.0  # for what is being sent; what is not marked by then is sent again when the claim has run out
 log = logging.getLogger(__name__)
 
 

@@ -118,10 +118,11 @@ def judge(objective: Objective, series: Series, now: int, known_ms: int) -> Firi
     for rule in SPENT if objective.usd_per_day else RATIO:
         if now - rule.long_ms < known_ms:
             continue
-        long, short = series.sum(now, rule.long_ms), series.sum(now, rule.short_ms)
-        most = reachable(objective, rule.rate)
-        fast = (burn_rate(objective, c, ms) >= most for c, ms in ((short, rule.short_ms), (long, rule.long_ms)))
-        if all(fast) and more_than_chance(objective, long):
+        most, short = reachable(objective, rule.rate), series.sum(now, rule.short_ms)
+        if burn_rate(objective, short, rule.short_ms) < most:
+            continue
+        long = series.sum(now, rule.long_ms)
+        if burn_rate(objective, long, rule.long_ms) >= most and more_than_chance(objective, long):
             since = series.began(now, lambda c: burn_rate(objective, c, COARSE_MS) >= 1)
             return Firing(rule, long, short, since)
     return None

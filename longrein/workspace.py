@@ -1,6 +1,7 @@
 """A workspace: one project's lifecycle file, ledger and store, with the verbs that the CLI and notebooks share."""
 
 import getpass
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,6 +78,28 @@ class Workspace:
         from longrein.data.requests import RequestLog
 
         return RequestLog(self.home / record.FOLDER)
+
+    def erase(self, *, user: str = "", session: str = "", dry_run: bool = False) -> dict[str, Any]:
+        """Take a user, or a session, out of the request log, of feedback and of the files of batches, for good:
+        {"requests", "feedback", "lines", "left": batches that are under way, to be done once they have ended}.
+
+        The log's newest minutes are rewritten as they are sealed; until then readers leave the person out. Interrupted,
+        it can simply be done again.
+        """
+        from longrein.data import seal
+        from longrein.data.requests import FOREVER_MS, Query
+        from longrein.gateway import erase
+
+        said = self.ledger.feedback
+        ids = {row["id"] for row in self.requests.find(Query(user=user, session=session), FOREVER_MS)}
+        lines, left = erase.erase(self.home / "batches", user, ids, dry_run=dry_run) if user else (0, [])
+        judged = sum(len(said.of(id)) for id in ids) if dry_run else said.erase(sorted(ids))
+        found = {"requests": len(ids), "feedback": judged, "lines": lines, "left": left}
+        if not dry_run:
+            seal.erase(self.home / record.FOLDER, user=user, session=session)  # last: it forgets whose the ids were
+            digest = hashlib.sha256(f"{user}\0{session}".encode()).hexdigest()
+            self.ledger.events.append(self.actor, "person.erased", f"person:{digest[:12]}", digest=digest, **found)
+        return found
 
     # -- the loop
 

@@ -25,7 +25,7 @@ ORDER = [
     "demo", "init", "plan", "apply", "up", "serve", "watch", "dashboards", "ask", "status", "monitor", "top",
     "alerts", "silence", "drift", "rules", "ls", "show", "diff", "lineage", "why", "run", "logs", "feedback", "cost",
     "promote", "rollout", "rollback", "checkout", "commit", "branch", "merge", "tag", "reproduce", "gc", "ci",
-    "package", "unpack", "key", "audit", "doctor", "schema", "completion",
+    "package", "unpack", "erase", "key", "audit", "doctor", "schema", "completion",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 Honoured: model, messages or prompt, n, stop, seed, temperature, top_p, max_tokens, max_completion_tokens,
 presence_penalty, frequency_penalty, logit_bias, logprobs, top_logprobs, response_format, stream, stream_options; beside
 them vLLM's top_k, min_p, repetition_penalty, min_tokens, ignore_eos, priority and cache_salt. IGNORED ones change
-nothing in the answer's text. Those in LATER are refused unless they ask for nothing. Everything else is refused by name.
+nothing in the answer's text. Those in LATER are refused unless they ask for nothing; all else is refused by name.
 As with OpenAI, null means "not given".
 """
 

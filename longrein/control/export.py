@@ -12,6 +12,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -35,7 +36,8 @@ PIECES = 100  # of the log, taken before the counts have their turn again
 BATCH, BATCH_BYTES = 512, 4 << 20
 WAITING, WAITING_BYTES = 10_000, 64 << 20  # traces held while a collector is away
 BACKOFF_MS, MAX_WAIT_MS = (1_000, 60_000), 300_000
-ALERT_MS = 60_000  # a sink that fails for so long is an alert
+KIND, ALERT_MS = "sink_failing", 60_000  # a sink that fails for so long is an alert
+HOST = platform.node()
 log = logging.getLogger(__name__)
 
 
@@ -43,23 +45,27 @@ class Export:
     """A thread a sink: collectors may be slow."""
 
     def __init__(self, site: "Site") -> None:
-        self.site = site
-        self.threads = [Thread(Exporter(site, name, config)) for name, config in site.spec.sinks.items()]
+        self.ledger, self.actor = site.ledger, site.actor
+        self.threads = {f"sink:{name}": Thread(Exporter(site, name, c)) for name, c in site.spec.sinks.items()}
+        self._tidy = False  # whether alerts of sinks that are no more were ended
 
     def look(self, now: int) -> None:
-        for thread in self.threads:
-            about = thread.exporter
-            subject, name, found = f"sink:{about.name}", platform.node(), list(about.problems.values())
-            if found and now - min(found)[0] >= ALERT_MS:
-                since, why = min(found)
-                self.site.ledger.alerts.fire(
-                    "sink_failing", subject, name, summary=why, since_ms=since, actor=self.site.actor
-                )
-            elif not found:
-                self.site.ledger.alerts.resolve("sink_failing", subject, name, actor=self.site.actor)
+        if self._tidy and not self.threads:
+            return
+        found = {subject: list(thread.exporter.problems.values()) for subject, thread in self.threads.items()}
+        firing = {(alert.subject, alert.name): alert for alert in self.ledger.alerts.firing(KIND)}
+        for subject, problems in found.items():
+            since, why = min(problems, default=(now, ""))
+            known = firing.get((subject, HOST))
+            if now - since >= ALERT_MS and not (known and known.summary == why):
+                self.ledger.alerts.fire(KIND, subject, HOST, summary=why, since_ms=since, actor=self.actor)
+        for subject, host in firing:
+            if subject not in found or (host == HOST and not found[subject]):
+                self.ledger.alerts.resolve(KIND, subject, host, actor=self.actor)
+        self._tidy = True
 
     def close(self) -> None:
-        for thread in self.threads:
+        for thread in self.threads.values():
             thread.close()
 
 
@@ -86,7 +92,7 @@ class Exporter:
     def __init__(self, site: "Site", name: str, config: Config) -> None:
         self.name, self.config = name, config
         self.requests, self.home = site.home / FOLDER, site.home / "sinks"
-        self.instance = f"{platform.node()}/{site.spec.project}"
+        self.instance = f"{HOST}/{site.spec.project}"
         self.problems: dict[str, tuple[int, str]] = {}
         self.waiting: deque[Taken] = deque()
         self._bytes = 0  # of those
@@ -129,7 +135,8 @@ class Exporter:
 
     def close(self) -> None:
         if self._lock:
-            self._save()
+            with suppress(OSError):  # the disk is full: what was sent since it was saved last is sent again
+                self._save()
             self._tail.close()
             self._lock.close()
             self._lock = None

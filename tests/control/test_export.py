@@ -241,23 +241,26 @@ def test_the_observer_sends_and_says_when_it_cannot(
     monkeypatch.setattr(export, "EVERY_S", 0.02)
     ledger.work.want({"project": "shop", "sinks": {"otel": {"url": collector.url, "traces": 1.0}}}, actor="ann")
     log = Log(tmp_path)
-    observer = Observer(ledger, Store(tmp_path / "store"), tmp_path, actor="eye", parts=[Export], clock=lambda: far[0])
     far = [time.time_ns() // 10**6]
+    observer = Observer(ledger, Store(tmp_path / "store"), tmp_path, actor="eye", parts=[Export], clock=lambda: far[0])
     observer.look()
     until(lambda: list((tmp_path / ".longrein" / "sinks").glob("otel.json")))
+    (part,) = observer._parts
+    assert isinstance(part, Export)
+    problems = part.threads["sink:otel"].exporter.problems
     collector.answers["/v1/traces"] = [(403, {}, b"no")]
     log.answer(1)
-    until(lambda: "/v1/traces" in observer._parts[0].threads[0].exporter.problems or collector.headers)  # type: ignore[attr-defined]
-    until(lambda: observer._parts[0].threads[0].exporter.problems)  # type: ignore[attr-defined]
+    until(lambda: problems)
     observer.look()
     assert not ledger.alerts.firing()
     far[0] += 3_600_000
     observer.look()
+    observer.look()
     (alert,) = ledger.alerts.firing("sink_failing")
     assert alert.subject == "sink:otel" and "403" in alert.summary
+    ledger.alerts.fire("sink_failing", "sink:gone", "here", summary="was taken out of the file", actor="eye")
     log.answer(1)
-    until(lambda: collector.spans)
-    until(lambda: not observer._parts[0].threads[0].exporter.problems)  # type: ignore[attr-defined]
+    until(lambda: collector.spans and not problems)
     observer.look()
     assert not ledger.alerts.firing()
     observer.close()

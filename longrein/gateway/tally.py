@@ -16,9 +16,10 @@ from longrein.core.record import Record
 from longrein.gateway.metrics import Served
 
 EVERY_S = 1.0
+AWAY_S = 10.0  # at most, between two tries while the ledger is away: each writes all that is held
 COMPACT_S = 600.0
 FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter", "cancelled", "error"})  # and OTHER
-MOST = 2_000  # blocks held while the ledger is away; then the oldest go, for the request log has them too
+MOST = 10_000  # blocks held while the ledger is away; then the oldest go, for the request log has them too
 Key = tuple[int, str, str, str, str]  # start_ms, endpoint, release, arm, team
 log = logging.getLogger(__name__)
 
@@ -101,8 +102,10 @@ class Tally:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing.wait(EVERY_S):
+        wait_s = EVERY_S
+        while not self._closing.wait(wait_s):
             self._write()
+            wait_s = min(2 * wait_s, AWAY_S) if self._failing else EVERY_S
         self._write()
 
     def _write(self) -> None:

@@ -43,7 +43,7 @@ WORLDS, NEIGHBOURS, CALIBRATION, BEFORE, AFTER, NULL = 8, 2000, 2000, 500, 5000,
 SHARES = 0.1, 0.3, 1.0
 WATCHED = "input", "input topic", "input length", "input language"
 ALLOWED = 0.5  # false alarms per 10,000
-SLOW = 40_000  # requests of the null at most, for KSWIN: 0.2 ms each
+SLOW = 25_000  # requests of the null at most, for KSWIN: 0.2 ms each
 Features = Mapping[str, Any]  # name -> one value a text
 
 
@@ -168,7 +168,7 @@ def peers() -> dict[str, Callable[[int], Any]]:
         for most in (8, 12, 16, 24, 32, 48, 64, 96):
             name = f"PageHinkley δ={delta:g} λ={most}"
             found[name] = lambda _, a=delta, b=most: Peer(lambda: PageHinkley(delta=a, threshold=b, mode="up"))
-    for alpha, window, newest in ((1e-5, 100, 30), (1e-6, 100, 30), (1e-5, 300, 60), (1e-6, 300, 60)):
+    for alpha, window, newest in ((1e-4, 100, 30), (1e-5, 100, 30), (1e-4, 300, 100), (1e-5, 300, 100)):
         name = f"KSWIN α={alpha:g} {newest} of {window}"
         found[name] = lambda s, a=alpha, w=window, n=newest: Peer(lambda: KSWIN(a, w, n, s), w)
     return found
@@ -223,7 +223,7 @@ def compare(name: str, arguments: argparse.Namespace, results: dict[str, Any], k
         requests = arguments.null if method in ("conformal", "longrein") else min(arguments.null, arguments.tuning)
         row: dict[str, Any] = false_alarms(worlds, make, min(requests, SLOW) if "KSWIN" in method else requests)
         if row["per 10,000"] <= ALLOWED:
-            runs = arguments.runs if "KSWIN" not in method else min(arguments.runs, 25)
+            runs = arguments.runs if "KSWIN" not in method else min(arguments.runs, 10)
             columns = [(kind, share) for kind in worlds[0].shifted for share in SHARES]
             row["delays"] = {
                 f"{kind} {share:.0%}": statistics.median(delays(worlds, make, kind, share, runs))

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Container
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,10 @@ def erase(folder: Path, user: str, ids: Container[str], *, dry_run: bool = False
         numbers = asked.get(batch.input_file_id, set())
         for id in (batch.output_file_id, batch.error_file_id) if batch.status not in OPEN else ():
             if id and files.known.read(id):
-                count += _rewrite(files, id, lambda _, line, mine=numbers: _answered(line, mine, ids), dry_run)
+                count += _rewrite(files, id, partial(_answered, numbers, ids), dry_run)
     for id in asked.keys() - {b.input_file_id for b in left}:
         mine = asked[id]
-        count += _rewrite(files, id, lambda n, _, mine=mine: ASKED if n in mine else None, dry_run) if mine else 0
+        count += _rewrite(files, id, partial(_asked, mine), dry_run) if mine else 0
     return count, [b.id for b in left]
 
 
@@ -66,7 +67,12 @@ def _lines_of(path: Path, user: str) -> set[int]:
     return found
 
 
-def _answered(line: bytes, numbers: set[int], ids: Container[str]) -> bytes | None:
+def _asked(numbers: set[int], number: int, line: bytes) -> bytes | None:
+    """What stands for a line of theirs."""
+    return ASKED if number in numbers else None
+
+
+def _answered(numbers: set[int], ids: Container[str], number: int, line: bytes) -> bytes | None:
     """What stands for an answer of theirs."""
     found = _NUMBER.match(line)
     if not found:

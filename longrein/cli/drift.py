@@ -48,7 +48,8 @@ def describe(workspace: "Workspace", endpoint: str = "") -> dict[str, Any]:
     ledger = workspace.ledger
     alerts = [a for a in ledger.alerts.firing(KIND) if endpoint in ("", a.subject.partition(":")[2])]
     streams: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in sorted(ledger.drift.of(endpoint), key=lambda row: -row["updated_ms"]):
+    rows = sorted(ledger.drift.of(endpoint), key=lambda row: -row["updated_ms"])
+    for row in rows:
         for state in row["state"]["streams"]:
             about = {"endpoint": row["endpoint"], "hosts": [], "updated_ms": row["updated_ms"], "left_out": 0}
             one = streams.setdefault((row["endpoint"], state["group"], state["key"]), about | state | {"evidence": 0.0})
@@ -61,13 +62,24 @@ def describe(workspace: "Workspace", endpoint: str = "") -> dict[str, Any]:
     for one in streams.values():
         release = ledger.assets.by_digest(one["release"], "release") if len(one["release"]) >= 8 else None
         one["release"] = release.ref if release else one["release"][:12]
-    return {"streams": list(streams.values()), "alerts": [_as_data(workspace, alert) for alert in alerts]}
+    judged = [(row, told) for row in rows if (told := row["state"].get("judge"))]
+    judges = [{"endpoint": row["endpoint"], "host": row["host"], **told} for row, told in judged]
+    return {
+        "streams": list(streams.values()),
+        "judges": judges,
+        "alerts": [_as_data(workspace, alert) for alert in alerts],
+    }
 
 
 def as_text(found: dict[str, Any]) -> str:
-    if not found["streams"]:
+    if not found["streams"] and not found["judges"]:
         return "nothing is watched yet: declare `drift: true` at an endpoint, and serve it"
-    parts = [_text.table([_row(one) for one in found["streams"]], HEADS)]
+    parts = [_text.table([_row(one) for one in found["streams"]], HEADS)] if found["streams"] else []
+    for one in found["judges"]:
+        parts.append(
+            f"{one['graded']} answers of {one['endpoint']} were graded since the observer of {one['host']} began, "
+            f"{one['failed']} could not be, {one['left_out']} were too many"
+        )
     if lost := sum(one["left_out"] for one in found["streams"]):
         parts.append(f"{lost} answers were left out: more came than could be weighed, or nobody listened")
     return "\n\n".join([*parts, *map(_alert, found["alerts"])])
@@ -121,7 +133,7 @@ def _check(workspace: "Workspace", endpoint: str) -> None:
     known = (workspace.ledger.work.wanted() or {}).get("endpoints") or {}
     if endpoint not in known:
         raise Error("not_found", f"there is no endpoint {endpoint[:100]!r}", nearest(endpoint, known))
-    if not known[endpoint].get("drift"):
+    if not (known[endpoint].get("drift") or known[endpoint].get("judge")):
         raise Error(
             "invalid", f"endpoint {endpoint} is not watched for drift", "declare `drift: true` there, and apply"
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from longrein.control.judging import Judges
 from longrein.core.drift import GROUPS, declared
 from longrein.core.errors import Error
 from longrein.core.ledger import Alert, Asset, Ledger
@@ -45,6 +46,7 @@ class Drifting:
         self.name = socket.gethostname()
         self.host: host.Host | None = None
         self._wanted = {name: d for name, e in site.spec.endpoints.items() if (d := declared(e.drift))}
+        self._judges = Judges(site, {name: e.judge for name, e in site.spec.endpoints.items() if e.judge})
         self._held: BinaryIO | None = None
         self._head: tuple[int, str] | None = None
         self._keys: dict[str, set[str]] = {}  # by endpoint: of what is normal there now
@@ -68,6 +70,7 @@ class Drifting:
             self.ledger.alerts.resolve(KIND, subject, group, summary=told, actor=self.site.actor)
 
     def close(self) -> None:
+        self._judges.close()
         if self.host:
             self.host.close()
         if self._held:
@@ -87,7 +90,7 @@ class Drifting:
     def _follow(self) -> None:
         """What is normal, read again whenever something happened."""
         head = self.ledger.events.head()
-        if head == self._head or not self._wanted:
+        if head == self._head or not (self._wanted or self._judges.judges):
             return
         basis = {}
         held, moving = self.ledger.aliases.holders("release", ALIAS), self.ledger.rollouts.all_live()
@@ -105,7 +108,7 @@ class Drifting:
         if self.host is None:
             texts = {name: self.site.spec.endpoints[name].log_text for name in self._wanted}
             known = {name: Endpoint(self.folder / name, d, texts[name]) for name, d in self._wanted.items()}
-            self.host = host.Host(self.site.home, self.folder, known)
+            self.host = host.Host(self.site.home, self.folder, known, self._judges.offer)
         for name, (normal, load) in basis.items():
             self.host.follow(name, normal, load)
         if first:
@@ -136,9 +139,10 @@ class Drifting:
         if time.monotonic() - self._told > TELL_S:
             with here.lock:
                 states = {name: [s.told() for s in e.streams.values()] for name, e in here.endpoints.items()}
-            for name, streams in states.items():
-                told = {"streams": streams, "left_out": here.ear.left_out, "garbage": here.ear.garbage}
-                self.ledger.drift.put(name, self.name, told)
+            counts = self._judges.counts
+            for name in states | counts:
+                told = {"streams": states.get(name, []), "left_out": here.ear.left_out, "garbage": here.ear.garbage}
+                self.ledger.drift.put(name, self.name, told | {"judge": counts.get(name)})
             self._told = time.monotonic()
         return [row for row in self.ledger.drift.of() if row["host"] != self.name]
 

@@ -100,8 +100,10 @@ def read(file: Path) -> Lifecycle:
     if spec.ledger and re.search(r"//[^/@]*:[^/@]+@", spec.ledger):
         raise source.error(("ledger",), "holds a password", "put the whole url in the variable LONGREIN_LEDGER instead")
     _check_names(spec, source)
+    _check_judges(spec, source)
     _check_mixtures(spec, source)
     _check_rules(spec, source)
+    _check_channels(spec, source)
     return spec
 
 
@@ -242,6 +244,22 @@ def _check_rules(spec: Lifecycle, source: Source) -> None:
             raise source.error(("rules", name, *place), error.message, error.hint) from error
 
 
+def _check_judges(spec: Lifecycle, source: Source) -> None:
+    """Who grades is not graded, or there would be no end of it."""
+    for name, config in spec.endpoints.items():
+        if config.judge and spec.endpoints[config.judge.endpoint].judge:
+            place = ("endpoints", name, "judge", "endpoint")
+            raise source.error(place, "a judge is not judged itself", "take `judge` out of that endpoint")
+
+
+def _check_channels(spec: Lifecycle, source: Source) -> None:
+    for name, config in spec.channels.items():
+        try:
+            channel.check(config)
+        except Error as error:
+            raise source.error(("channels", name, "options"), error.message, error.hint) from error
+
+
 def _one(named: str | dict[str, dict[str, Any]]) -> list[str]:
     """The name in `name` or `{name: options}`."""
     return [named] if isinstance(named, str) else [*named] if len(named) == 1 else [str(sorted(named))]
@@ -257,6 +275,7 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
                 check_name(name, f"name in {noun}")
             except Error as error:
                 raise source.error((noun, name), error.message, error.hint) from error
+    judges = [(n, e.judge) for n, e in spec.endpoints.items() if e.judge]
     points: Iterable[tuple[tuple[str | int, ...], str | None, str]] = [
         *((("models", n, "dataset"), m.dataset, "datasets") for n, m in spec.models.items()),
         *((("models", n, "prompt"), m.prompt, "prompts") for n, m in spec.models.items()),
@@ -271,6 +290,7 @@ def _check_names(spec: Lifecycle, source: Source) -> None:
             for n, c in spec.channels.items()
             for i, e in enumerate(c.endpoints)
         ),
+        *((("endpoints", n, "judge", "endpoint"), j.endpoint, "endpoints") for n, j in judges),
         *(
             (("endpoints", n, "fallback", i), f, "endpoints")
             for n, e in spec.endpoints.items()

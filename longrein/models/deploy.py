@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from longrein.core.digest import canonical
 from longrein.core.drift import Drift
+from longrein.core.judge import Judge
 from longrein.core.limit import Limit, Price
 from longrein.core.objective import Config as Objectives
 from longrein.core.record import DAYS, TEXT_DAYS
@@ -50,6 +51,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cache: Cache | None = None
     fallback: list[str] = []  # other endpoints, which answer what this one cannot
     drift: bool | Drift = False  # whether what it is asked and answers is still as it was
+    judge: Judge | None = None  # another endpoint that grades a sample of its answers
 
     def __post_init__(self) -> None:
         if self.upstream is None and self.model is None:

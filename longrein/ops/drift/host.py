@@ -17,15 +17,17 @@ MANY = 1000  # observations that are weighed at once
 AFFECTED = 20_000  # ids that are kept of an alert
 ALERTS = 20  # of which they are kept
 log = logging.getLogger(__name__)
+Also = Callable[[Sequence[Observation]], None]
 Load = Callable[[], tuple[Sequence[Sample], str]]  # training rows, and what they are; Error: why there are none
 
 
 class Host:
     """Endpoints in `endpoints` are looked at with `lock` held."""
 
-    def __init__(self, home: Path, folder: Path, endpoints: Mapping[str, Endpoint]) -> None:
-        """home: .longrein; folder: where the ids of affected requests are kept. Errors: OSError."""
-        self.folder, self.endpoints = folder, dict(endpoints)
+    def __init__(self, home: Path, folder: Path, endpoints: Mapping[str, Endpoint], also: Also) -> None:
+        """home: .longrein; folder: where the ids of affected requests are kept; also: is told of all that is heard,
+        and does not wait. Errors: OSError."""
+        self.folder, self.endpoints, self._also = folder, dict(endpoints), also
         self.ear = Ear(home)
         self.lock = threading.Lock()
         self._normals: dict[str, tuple[Normal, Load]] = {}
@@ -62,7 +64,9 @@ class Host:
         try:
             while not self._closing.is_set():
                 self._learn()
-                self._weigh(self.ear.hear(HEAR_S, MANY))
+                heard = self.ear.hear(HEAR_S, MANY)
+                self._also(heard)
+                self._weigh(heard)
                 if time.monotonic() - self._saved > SAVE_S:
                     self._save()
             self._save()

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from longrein.control.loop import News
     from longrein.control.nouns import Lifecycle
     from longrein.control.plan import Plan
+    from longrein.core.limit import Price
     from longrein.data.requests import RequestLog
     from longrein.gateway.server import Gateway
     from longrein.gateway.workers import Workers
     from longrein.ops.value.report import Report
+    from longrein.ops.value.whatif import Machine, Option
 
 FILE = "longrein.yaml"
 HOME = ".longrein"
@@ -221,6 +223,20 @@ class Workspace:
         from longrein.control import value
 
         return value.spent(value.Site(self.ledger, self.home), by, since_ms, until_ms, **options)
+
+    def what_if(
+        self, endpoint: str, since_ms: int, *, machine: "Machine | None" = None, price: "Price | None" = None,
+        model: str = "", engine: str = "", options: Mapping[str, Any] | None = None,
+    ) -> "list[Option]":  # fmt: skip
+        """What an endpoint's answers would cost otherwise; model, engine or options: tried on this machine now."""
+        from longrein.control import value, whatif
+        from longrein.ops.value.whatif import options as priced
+
+        site = value.Site(self.ledger, self.home)
+        now = whatif.measured(site, endpoint, since_ms)
+        wanted = model or engine or options
+        tried = [whatif.trial(site, self.store, endpoint, model, engine, options or {}, now)] if wanted else []
+        return priced(now, machine=machine, price=price, trials=tried)
 
     def cost_by_day(self, by: str, since_ms: int, **options: Any) -> "Iterator[Report]":
         """The same for each day of UTC since then."""

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from longrein.cli import _text
+from longrein.cli._complete import refs
 from longrein.cli.logs import since_ms
 from longrein.cli.main import Session
+from longrein.core.errors import Error
 
 if TYPE_CHECKING:
     from longrein.ops.value.report import Line, Report
@@ -52,6 +55,57 @@ def command(
         click.echo(to_csv(report), nl=False)
     else:
         session.show(report, as_text(report))
+
+
+@command.command("what-if")
+@click.argument("endpoint", shell_complete=refs)
+@click.option("--since", default="7d", show_default=True, metavar="AGE", help="Measured since: 30s, 10m, 2h or 7d.")
+@click.option("--usd-per-hour", type=click.FloatRange(0, 1e6), help="Of another machine.")
+@click.option("--speed", default=1.0, type=click.FloatRange(1e-3, 1e6), help="Of that one: times as fast as now.")
+@click.option("--price", default="", metavar="IN,OUT", help="Of an API: USD a million tokens read, and written.")
+@click.option("--try", "model", default="", metavar="MODEL", help="Measure this model here, now: support@3.")
+@click.option("--engine", default="", help="Measure it, or the model of now, with another engine.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the engine: dtype=int8; repeatable.")
+@click.pass_obj
+def what_if(
+    session: Session, /, endpoint: str, since: str, usd_per_hour: float | None, speed: float, price: str, model: str,
+    engine: str, options: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Price alternatives from measured figures: a cache, fuller engines, another model, machine or API."""
+    from longrein.ops.value.whatif import Machine
+
+    machine = None if usd_per_hour is None else Machine(usd_per_hour, speed)
+    found = session.workspace.what_if(
+        endpoint, since_ms(since), machine=machine, price=_price(price), model=model, engine=engine,
+        options=_options(options),
+    )  # fmt: skip
+    rows = [(one.what, _money(one.usd_per_1k), "" if one.what == "now" else f"{one.change:+.0%}") for one in found]
+    table = _text.table(rows, ("what if", "per 1k", "change"))
+    session.show(found, table + "\n\n" + "\n".join(f"{one.what}: {one.assumes}" for one in found))
+
+
+def _price(text: str) -> Any:
+    from longrein.core.limit import Price
+
+    try:
+        read, written = map(float, text.split(",")) if text else (None, None)
+        return msgspec.convert({"input_usd_per_mtok": read, "output_usd_per_mtok": written}, Price) if text else None
+    except ValueError:
+        raise Error("invalid", f"--price cannot be {text[:50]!r}", "write --price 0.15,0.60") from None
+
+
+def _options(texts: Sequence[str]) -> dict[str, Any]:
+    """Errors: `invalid`."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not name or not sign:
+            raise Error("invalid", f"--option cannot be {text[:50]!r}", "write --option dtype=int8")
+        try:
+            found[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            found[name] = value
+    return found
 
 
 def as_text(report: "Report") -> str:
@@ -107,8 +161,6 @@ def _notes(report: "Report") -> list[str]:
 
 
 def to_csv(report: "Report") -> str:
-    import msgspec
-
     rows = [{**msgspec.structs.asdict(line), "endpoints": " ".join(line.endpoints)} for line in report.lines]
     rest = [{"group": one.what, "cost_usd": one.usd} for one in (*report.rest, *report.steps)]
     names = [name for name in type(report.total).__struct_fields__]

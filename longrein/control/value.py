@@ -16,7 +16,7 @@ from longrein.data import spending
 from longrein.data.requests import asked_ms
 from longrein.ops.value import bill
 from longrein.ops.value.price import Rates
-from longrein.ops.value.report import MOST, TWICE, Report, Rest, report
+from longrein.ops.value.report import TWICE, Report, Rest, report
 
 MOST_RUNS = MOST_SAID = MOST_ASSETS = 1_000_000
 MONTH_MS = 30.4375 * meter.DAY_MS
@@ -37,8 +37,9 @@ class Site(msgspec.Struct, frozen=True):
             raise Error("not_found", "nothing was applied here yet", "longrein apply")
         return nouns.restore(wanted)
 
-    def sums(self, by: str, since_ms: int, until_ms: int, values: Mapping[str, float] | None = None) -> list[Sum]:
-        found = spending.sums(self.home / record.FOLDER, "release" if by == "model" else by, since_ms, until_ms, values)
+    def sums(self, by: str, since_ms: int, until_ms: int, values: Mapping[str, float], most: int) -> list[Sum]:
+        column = "release" if by == "model" else by
+        found = spending.sums(self.home / record.FOLDER, column, since_ms, until_ms, values, most)
         names = self._names(by, {one.group for one in found})
         for one in found:
             one.group = names.get(one.group, one.group) or "–"
@@ -63,7 +64,7 @@ class Site(msgspec.Struct, frozen=True):
 
 def spent(
     site: Site, by: str, since_ms: int, until_ms: int | None = None, *, idle: bool = False, training: bool = False,
-    answers: int = 0, most: int = MOST,
+    answers: int = 0, most: int = spending.MOST,
 ) -> Report:  # fmt: skip
     """What was asked from one time to another, what it cost and what it brought, by a column or a tag.
 
@@ -74,13 +75,13 @@ def spent(
     spec = site.spec
     rates = Rates.of(spec.costs, spec.compute.usd_per_hour)
     values = worths(site, spec, since_ms)
-    sums = site.sums(by, since_ms, until_ms, values)
+    sums = site.sums(by, since_ms, until_ms, values, most)
     there = {id: usd for id, usd in values.items() if since_ms <= (asked_ms(id) or 0) < until_ms}
     unmatched = sum(there.values()) - sum(one.value_usd for one in sums)
     engines = meter.read(site.home / meter.FOLDER, since_ms, until_ms)
     pools = bill.pools(engines, rates, since_ms, until_ms)
     return report(
-        by, since_ms, until_ms, sums, pools, spread=idle, most=most, own=rates.endpoints,
+        by, since_ms, until_ms, sums, pools, spread=idle, own=rates.endpoints,
         training=_trained(site, by, since_ms, until_ms, answers, rates) if training else _nothing,
         unmatched_usd=unmatched if abs(unmatched) > 1e-9 else 0.0,
         steps=_steps(site, spec, rates, engines, since_ms, until_ms),

@@ -1,7 +1,7 @@
 """What requests used, cost and brought: the request log summed by any of its columns, and read as columns."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ from longrein.data.requests import SCHEMA, Sealed, as_dict, between, read_segmen
 PERIODS_MS = {"hour": 3_600_000, "day": 86_400_000}
 COLUMNS = {"endpoint", "release", "team", "user", "session", "engine"}
 NAMES = {"key": "key_id"}  # of columns, where we call them otherwise
+MOST = 1000  # groups
+OTHERS = "(others)"
 USED = (
     "ts_ms", "endpoint", "status", "cached", "prompt_tokens", "completion_tokens", "prefill_ms", "decode_ms",
     "cost_usd", "saved_usd",
 )  # fmt: skip
 
 
-def sums(folder: Path, by: str, since_ms: int, until_ms: int, values: Mapping[str, float] | None = None) -> list[Sum]:
+def sums(
+    folder: Path, by: str, since_ms: int, until_ms: int, values: Mapping[str, float] | None = None, most: int = MOST
+) -> list[Sum]:
     """Of the requests that came in [since_ms, until_ms), by endpoint and `by`: a column such as "release" or "user",
-    "day" or "hour" (of UTC, as its start in ms), or the name of a tag. values: {request id: USD}.
-
-    Errors: `corrupt`.
+    "day" or "hour" (of UTC, as its start in ms), or the name of a tag. values: {request id: USD}. most: the groups that
+    cost most stay, the others are OTHERS. Errors: `corrupt`.
     """
     names = _needed(by) + ["id"] * bool(values)
     worth = pa.table({"id": list(values), "usd": list(values.values())}) if values else None
@@ -37,7 +40,7 @@ def sums(folder: Path, by: str, since_ms: int, until_ms: int, values: Mapping[st
         parts.append(_summed(_measures(table, by, worth)))
     if not parts:
         return []
-    whole = _summed(pa.concat_tables(parts))
+    whole = _largest(_summed(pa.concat_tables(parts)), most)
     return [msgspec.convert(row, Sum) for row in whole.to_pylist()]
 
 
@@ -125,6 +128,18 @@ def _summed(table: Any) -> Any:
     return found.rename_columns([name.removesuffix("_sum") for name in found.column_names])
 
 
+def _largest(table: Any, most: int) -> Any:
+    """With at most so many groups, and all others as one: users may be more than anybody reads."""
+    if len(table) <= most:
+        return table
+    usd = reduce(pc.add, (table[name] for name in ("prefill_usd", "decode_usd", "tokens_usd")))
+    groups = table.append_column("usd", usd).group_by("group").aggregate([("usd", "sum"), ("requests", "sum")])
+    order = pc.sort_indices(groups, sort_keys=[("usd_sum", "descending"), ("requests_sum", "descending")])
+    kept = pc.is_in(table["group"], groups["group"].take(order[:most]).combine_chunks())
+    named = pc.if_else(kept, table["group"], OTHERS)
+    return _summed(table.set_column(table.column_names.index("group"), "group", named))
+
+
 def _count(mask: Any) -> Any:
     return pc.cast(mask, pa.int64())
 
@@ -147,3 +162,26 @@ def _tag(lists: Any, prefix: str) -> Any:
     values, rows = pc.utf8_slice_codeunits(texts.filter(hits), len(prefix)), rows.filter(hits)
     at = pc.index_in(pa.array(range(len(lists)), pa.int64()), pc.cast(rows, pa.int64()))
     return pc.fill_null(values.take(at), "")
+
+
+def repeated(folder: Path, endpoint: str, since_ms: int, until_ms: int, ttl_s: float) -> tuple[int, int]:
+    """(requests of an endpoint, those of them that its key had asked within ttl_s before): what a cache could spare."""
+    names = ["ts_ms", "endpoint", "release", "key_id", "input_digest"]
+    found = pa.concat_tables(
+        [SCHEMA.empty_table().select(names)]
+        + [
+            t.filter(pc.equal(t["endpoint"], endpoint)).select(names)
+            for t in _tables(folder, names, since_ms, until_ms)
+        ]
+    )
+    found = found.filter(pc.not_equal(pc.fill_null(found["input_digest"], ""), ""))
+    same = ["release", "key_id", "input_digest"]
+    found = found.sort_by([(name, "ascending") for name in (*same, "ts_ms")])
+    if len(found) < 2:
+        return len(found), 0
+    before, after = found.slice(0, len(found) - 1), found.slice(1)
+    age_ms = pc.subtract(after["ts_ms"].combine_chunks(), before["ts_ms"].combine_chunks())
+    hit = pc.less_equal(age_ms, ttl_s * 1000)
+    for name in same:
+        hit = pc.and_(hit, pc.equal(after[name].combine_chunks(), before[name].combine_chunks()))
+    return len(found), pc.sum(hit).as_py() or 0

@@ -12,7 +12,7 @@ from longrein.core.record import Record, Segment
 from longrein.core.usage import SUMMED, Sum
 from longrein.data import seal
 from longrein.data.requests import Sealed
-from longrein.data.spending import sums
+from longrein.data.spending import OTHERS, repeated, sums
 
 START_MS = 1_699_920_000_000  # the beginning of a day
 DAY_MS = 86_400_000
@@ -121,3 +121,19 @@ def test_one_person_is_forgotten_and_what_they_cost_is_not(tmp_path):
     assert "用户3" not in {one.group for one in found}
     assert sum(one.requests for one in found if not one.group) == 100
     assert {one.group for one in sums(tmp_path, "feature", 0, FOREVER)} == {"", "f0", "f1"}
+
+
+def test_groups_without_end_are_summed_as_one(tmp_path):
+    write(tmp_path, [record(i, user=f"user{i}", cost_usd=i / 1000) for i in range(2000)])
+    found = sums(tmp_path, "user", 0, FOREVER, most=20)
+    groups = {one.group for one in found}
+    assert len(groups) == 21 and groups >= {OTHERS, "user1999", "user1980"}
+    assert sum(one.requests for one in found) == 2000
+    assert sum(one.engine_usd for one in found) == pytest.approx(sum(i / 1000 for i in range(2000)))
+
+
+def test_what_was_asked_again_soon(tmp_path):
+    write(tmp_path, [record(i, endpoint="e", release="r", input_digest=f"{i % 100}") for i in range(1000)])
+    assert repeated(tmp_path, "e", 0, FOREVER, 100.0) == (1000, 900)
+    assert repeated(tmp_path, "e", 0, FOREVER, 99.0) == (1000, 0)
+    assert repeated(tmp_path, "other", 0, FOREVER, 99.0) == (0, 0)

@@ -9,8 +9,9 @@ import openai
 import pytest
 from tiny import make
 
-from longrein.control import value
+from longrein.control import value, whatif
 from longrein.core import meter
+from longrein.core.errors import Error
 from longrein.core.meter import Meter
 from longrein.gateway.cost import tags
 from longrein.ops.value.report import UNMATCHED
@@ -154,3 +155,18 @@ def test_the_report_of_a_busy_hour_is_the_bill_too(served):
     features = {line.group: line for line in value.spent(site, "feature", 0).lines}
     assert features.keys() == {"f0", "f1", "f2", "–"} and features["f1"].cost_usd > 0
     assert value.spent(site, "endpoint", 0, idle=True).total.cost_usd == pytest.approx(found.bill_usd)
+
+
+def test_what_if(served):
+    world, _ = served
+    site = value.Site(world.ledger, world.folder / ".longrein")
+    now = whatif.measured(site, "support", 0)
+    assert now.asked == 72 and now.repeated >= 11 and 0 < now.busy < 1  # the offline ones are all the same
+    assert now.cost_usd == pytest.approx(value.spent(site, "endpoint", 0).bill_usd)
+    tried = whatif.trial(site, world.store, "support", "", "", {"max_batch": 1}, now)
+    assert tried.other_s > 0 < tried.now_s and "max_batch=1" in tried.what
+    for endpoint, code in (("suport", "not_found"), ("empty", "invalid")):
+        world.want("empty")
+        with pytest.raises(Error) as error:
+            whatif.measured(site, endpoint, 0)
+        assert error.value.code == code

@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from longrein.cli.cost import as_text, to_csv, to_focus
+from longrein.core.limit import Price
 from longrein.core.meter import Engine, Hour
 from longrein.core.usage import Sum
 from longrein.ops.value import bill, focus
 from longrein.ops.value.price import Config, Hardware, Rates
 from longrein.ops.value.report import Rest, report
+from longrein.ops.value.whatif import Machine, Measured, Trial, options
 
 HOUR_MS = 3_600_000
 START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
@@ -140,14 +142,6 @@ def test_a_missing_price_is_said_with_what_mends_it():
     assert "nothing was asked" in as_text(report("endpoint", 0, 1, [], {}))
 
 
-def test_groups_without_end_are_told_as_one():
-    sums = [asked("a", f"user{i}", 1.0, 1.0 + i) for i in range(5000)]
-    found = report("user", 0, 1, sums, {}, most=20)
-    assert len(found.lines) == 21 and found.lines[-1].group == "(others)"
-    assert sum(line.cost_usd for line in found.lines) == pytest.approx(found.total.cost_usd)
-    assert sum(line.requests for line in found.lines) == 50_000
-
-
 def test_what_was_said_last_counts_and_what_is_worth_nothing_does_not():
     said = [
         ("r1", "resolved", 0.0),
@@ -186,3 +180,21 @@ def test_csv_holds_what_the_table_shows():
     rows = list(csv.DictReader(io.StringIO(to_csv(busy()))))
     assert [row["group"] for row in rows] == ["search", "chat", "(idle)", "(lost)"]
     assert sum(float(row["cost_usd"]) for row in rows) == pytest.approx(3600)
+
+
+def test_alternatives_by_hand():
+    now = Measured(
+        answers=1000, tokens_in=100_000, tokens_out=50_000, engine_s=360.0, engine_usd=0.36, tokens_usd=0.0,
+        idle_usd=3.24, busy=0.1, asked=1000, repeated=250, repeat_s=300.0, cached=0,
+    )  # fmt: skip
+    price = Price(input_usd_per_mtok=1.0, output_usd_per_mtok=4.0)
+    tried = [Trial("int8", 2.0, 1.0)]
+    found = {one.what: one for one in options(now, machine=Machine(7.2, 4.0), price=price, trials=tried)}
+    per_1k = {what: round(one.usd_per_1k, 6) for what, one in found.items()}
+    assert per_1k == {
+        "now": 3.6, "a cache": 3.51, "fuller engines": round(0.36 / 0.7, 6), "int8": 1.8,
+        "a machine at $7.2 an hour": 1.8, "an API by tokens": 0.3,
+    }  # fmt: skip
+    assert found["int8"].change == pytest.approx(-0.5) and all(one.assumes for one in found.values())
+    quiet = msgspec.structs.replace(now, idle_usd=0.0, busy=0.0, asked=0)
+    assert [one.what for one in options(quiet)] == ["now", "a cache"]

@@ -7,8 +7,6 @@ import msgspec
 from longrein.core.usage import Sum
 from longrein.ops.value.bill import MACHINE, Pool
 
-MOST = 1000  # groups that are told one by one
-OTHERS = "(others)"
 IDLE, LOST, UNMATCHED, TWICE = "(idle)", "(lost)", "(value without a request)", "(steps beside engines)"
 
 
@@ -62,7 +60,7 @@ class Report(msgspec.Struct, kw_only=True):
 def report(
     by: str, since_ms: int, until_ms: int, sums: Sequence[Sum], pools: Mapping[str, Pool], *,
     spread: bool = False, training: Callable[[Sum], float] = lambda _: 0.0, unmatched_usd: float = 0.0,
-    steps: Sequence[Rest] = (), most: int = MOST, own: Iterable[str] = (),
+    steps: Sequence[Rest] = (), own: Iterable[str] = (),
 ) -> Report:  # fmt: skip
     """spread: give each group its share of the idle time, by its share of the engine's. training: USD that an
     answer of a group bears. own: endpoints with hardware of their own. With the idle time, engines' seconds add up to
@@ -81,9 +79,6 @@ def report(
         return _line(group, parts, idle, trained)
 
     lines = sorted((line(*pair) for pair in groups.items()), key=lambda one: (-one.cost_usd, -one.requests, one.group))
-    if len(lines) > most:
-        kept = {one.group for one in lines[:most]}
-        lines = [*lines[:most], line(OTHERS, [s for s in sums if s.group not in kept])]
     bills = [pool.bill_usd for pool in pools.values()]
     return Report(
         by=by, since_ms=since_ms, until_ms=until_ms, lines=lines, rest=rest, total=line("total", sums),

@@ -98,6 +98,8 @@ def test_a_channel_is_tried(call: Call, project: Path, monkeypatch: pytest.Monke
         ("channels: {ops: {channel: webhok, url: x}}", "did you mean 'webhook'"),
         ("channels: {ops: {channel: webhook, url: x, endpoints: [nobody]}}", "there is no 'nobody' in endpoints"),
         ("channels: {ops: {channel: webhook, url: x, severity: loud}}", "loud"),
+        ("channels: {ops: {channel: webhook, url: x, options: {colour: red}}}", "colour"),
+        ("channels: {ops: {channel: email, url: x, options: {to: [a@b.c]}}}", "sender"),
         ("endpoints: {a: {model: m, objectives: {latency: {below: 2}}}}", "there is no such key"),
         ("endpoints: {a: {model: m, objectives: {availability: 99.9}}}", "< 1"),
     ],

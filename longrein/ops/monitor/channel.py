@@ -1,5 +1,6 @@
 """Channels: who is told of which alerts, and how soon and how often."""
 
+import sys
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -54,10 +55,17 @@ def of(alert: Alert) -> str:
 
 def connect(config: Config) -> tuple[Channel, Secrets]:
     """The channel, and what hides its secrets in any text. Errors: `invalid`, also for variables that are not set."""
+    check(config)
     secrets = Secrets()
     url, options = secrets.fill(config.url), secrets.fill(config.options)
+    return plugins.load("channel", config.channel)(url, options), secrets
+
+
+def check(config: Config) -> None:
+    """Errors: `invalid` for options that the plugin does not have."""
+    kind = getattr(sys.modules[plugins.load("channel", config.channel).__module__], "Options", None)
     try:
-        return plugins.load("channel", config.channel)(url, options), secrets
+        msgspec.convert(config.options, kind) if kind else None
     except msgspec.ValidationError as error:
         hint = f"see `channel {config.channel}` in docs/reference/plugins.md"
         raise Error("invalid", f"options of a {config.channel} channel: {error}", hint) from error

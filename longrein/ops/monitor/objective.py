@@ -15,7 +15,7 @@ from longrein.core.objective import TIMINGS, Objective
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 FINE_MS, COARSE_MS = 10_000, 300_000  # slots of windows up to an hour, and of longer ones
 FINE_FOR_MS = 6 * HOUR_MS + COARSE_MS  # how long fine slots are kept: what comes late changes them
-CHANCE = 1e-4  # that a service within its objective looks so bad in a window, at most
+CHANCE = 1e-5  # that a service within its objective looks so bad in a window, at most
 
 
 class Rule(NamedTuple):

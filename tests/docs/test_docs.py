@@ -183,7 +183,7 @@ def whole() -> dict[str, Any]:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda b: b.page)
 def test_lifecycle_files_are_valid(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    value = yaml.safe_load(block.text)
+    value = yaml.safe_load(re.sub(r"(?m)^( +)on:", r'\1"on":', block.text))  # YAML 1.1 reads `true`; we do not
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".longrein").mkdir()
     (tmp_path / ".longrein" / "pii.key").write_text("0f" * 32)

@@ -236,9 +236,17 @@ def _approve(place: Place, trying: Attempt, i: int, _: Any) -> None:
         said.append(f"longrein promote {newest[0].ref if newest else 'RELEASE'} --approve says a person's yes")
 
 
+def _accept(place: Place, trying: Attempt, i: int, _: Any) -> None:
+    firing = trying.firing
+    with trying.step(i) as said:
+        place.ledger.drift.accept(firing.endpoint, actor=firing.actor, reason=_why(firing))
+        said.append(f"what {firing.endpoint} sees now is normal")
+
+
 ACTIONS: dict[str, Callable[[Place, Attempt, int, Any], None]] = {
     "notify": _notify, "rollback": _rollback, "freeze": _freeze, "unfreeze": _unfreeze, "shift": _shift,
     "collect": _collect, "retrain": _retrain, "evaluate": _evaluate, "rollout": _rollout, "approve": _approve,
+    "accept": _accept,
 }  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from longrein.core.errors import Error, nearest
 ALERTS = ("drifted", "degraded", "slo_burning", "cost_exceeded", "feedback_low", "guard_spike")  # kinds of alerts
 DATA = "data_changed"  # the sources of a dataset are no longer those of its newest version
 KINDS = (*ALERTS, DATA)
-BARE = ("rollback", "freeze", "unfreeze", "retrain", "evaluate", "rollout", "approve")  # actions without options
-OF_ENDPOINT = ("rollback", "freeze", "unfreeze", "shift", "collect", "evaluate", "rollout", "approve")
+# Actions without options.
+BARE = ("rollback", "freeze", "unfreeze", "retrain", "evaluate", "rollout", "approve", "accept")
+OF_ENDPOINT = ("rollback", "freeze", "unfreeze", "shift", "collect", "evaluate", "rollout", "approve", "accept")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
 Duration = Annotated[str, Meta(pattern=r"^[0-9]{1,6}(s|m|h|d|w)$")]  # 30s, 10m, 6h, 7d, 2w

@@ -175,3 +175,50 @@ def test_a_killed_server_goes_on_where_it_was(new_world, tmp_path):
             server.stdin.close()
             server.stdout.close()
     world.ledger.close()
+
+
+def test_what_is_not_answered_in_its_window_expires(new_world, tmp_path):
+    """Also while no server runs: what was answered stays, the rest is told."""
+    world = new_world(tmp_path)
+    world.promote(world.release("support", "v1"))
+    lines = [*[line(f"a{i}") for i in range(5)], *[line(f"b{i}", f"until {tmp_path}/never") for i in range(60)]]
+    with world.serve() as gateway, world.client(gateway) as client:
+        batch = start(client, lines)
+        output = tmp_path / ".longrein/batches/files" / f"file-{batch.id.removeprefix('batch_')}o.data"
+        deadline = time.monotonic() + 60
+        while not output.exists() or output.read_bytes().count(b"\n") < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    known = tmp_path / ".longrein/batches" / f"{batch.id}.json"
+    known.write_text(json.dumps(json.loads(known.read_bytes()) | {"expires_at": int(time.time()) - 1}))
+    with world.serve() as gateway, world.client(gateway) as client:
+        batch = ended(client, batch.id)
+        assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("expired", 5, 60)
+        assert batch.expired_at and {r["custom_id"] for r in rows(client, batch.output_file_id)} == {
+            f"a{i}" for i in range(5)
+        }
+        refused = rows(client, batch.error_file_id)
+        assert {(r["custom_id"][0], r["error"]["code"]) for r in refused} == {("b", "batch_expired")}
+    world.ledger.close()
+
+
+def test_two_servers_on_one_folder_answer_each_line_once(new_world, tmp_path):
+    """One runs the batch; when it ends in the middle, the other goes on."""
+    world = new_world(tmp_path)
+    world.promote(world.release("support", "v1"))
+    gate = tmp_path / "gate"
+    lines = [*[line(f"a{i}") for i in range(40)], *[line(f"b{i}", f"until {gate}") for i in range(60)]]
+    with world.serve() as other, world.serve() as first, world.client(first) as client:
+        batch = start(client, lines)
+        output = tmp_path / ".longrein/batches/files" / f"file-{batch.id.removeprefix('batch_')}o.data"
+        deadline = time.monotonic() + 60
+        while not output.exists() or output.read_bytes().count(b"\n") < 40:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        other.stop()  # it was there first, and so holds the lock
+        gate.touch()
+        batch = ended(client, batch.id)
+        assert (batch.status, batch.request_counts.completed) == ("completed", 100)
+        ids = [row["custom_id"] for row in rows(client, batch.output_file_id)]
+        assert sorted(ids) == sorted(x["custom_id"] for x in lines)
+    world.ledger.close()

@@ -173,9 +173,14 @@ def to_focus(days: Iterable["Report"], project: str) -> str:
     return _written((row for day in days for row in focus.rows(day, project)), focus.COLUMNS)
 
 
+def _harmless(value: Any) -> Any:
+    """A spreadsheet would run what begins like a formula, and clients name their tags and users."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def _written(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
     return out.getvalue()

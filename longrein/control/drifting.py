@@ -6,7 +6,7 @@ hosts that share the traffic is summed (see ops.drift.watch), so that no host mu
 
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,6 +24,7 @@ from longrein.ops.drift import host
 from longrein.ops.drift.endpoint import Endpoint, Normal, Said, key
 from longrein.ops.drift.reference import Sample, sample
 from longrein.ops.drift.stream import Stream
+from longrein.ops.monitor.message import sentence
 
 if TYPE_CHECKING:
     from longrein.control.observer import Site
@@ -199,11 +200,12 @@ class Drifting:
 
     def _fire(self, name: str, stream: Stream, told: dict[str, Any]) -> None:
         about = self.ledger.assets.by_digest(stream.release, "release") if stream.release else None
-        told |= {"host": self.name, "false_alarm_requests": self._wanted[name].false_alarm_requests}
-        what = f"what endpoint:{name} is asked" if about is None else f"what {about.ref} answers"
-        what = f"what is said of the answers of {about.ref if about else name}" if stream.group == "feedback" else what
+        told |= {
+            "host": self.name, "watch": stream.group, "about": about.ref if about else f"endpoint:{name}",
+            "false_alarm_requests": self._wanted[name].false_alarm_requests, "requests": told["after"],
+        }  # fmt: skip
         self.ledger.alerts.fire(
-            KIND, f"endpoint:{name}", stream.group, summary=f"{what} has changed: {how(told)}", evidence=told,
+            KIND, f"endpoint:{name}", stream.group, summary=sentence(KIND, told) or "it has drifted", evidence=told,
             since_ms=told["since_ms"], actor=self.site.actor,
         )  # fmt: skip
 
@@ -212,18 +214,6 @@ def affected(project: Path, alert: Alert, limit: int = 1000) -> list[str]:
     """The ids of requests that an alert of drift is about, the newest first: those since it began that are like those
     that raised it. Of this host, which has their log too."""
     return host.affected(project / ".longrein" / FOLDER, alert.id, limit) if alert.kind == KIND else []
-
-
-def how(told: Mapping[str, Any]) -> str:
-    """In words."""
-    if told["share"] >= 0.05:
-        words = [word for kind in told["kinds"][:2] for word in kind["words"][:3]]
-        text = f"about {told['share']:.0%} of the last {told['requests']} requests are unlike any before"
-        return text + (f" ({', '.join(words)})" if words else "")
-    if not told["features"]:
-        return "it cannot be told how"
-    most = told["features"][0]
-    return f"{most['name']} went from {most['before']:.3g} to {most['after']:.3g}, over {told['requests']} requests"
 
 
 def _dataset(ledger: Ledger, release: Asset | None) -> tuple[Asset | None, str]:

@@ -32,6 +32,13 @@ def test_both_languages_say_the_same_things() -> None:
             assert set(re.findall(r"{(\w+)}", english[key])) == set(re.findall(r"{(\w+)}", chinese[key])), key
 
 
+DRIFT: dict[str, Any] = {
+    "watch": "input", "about": "endpoint:客服", "share": 0.31, "count": 1635,
+    "kinds": [{"words": ["退款"]}, {"words": ["card"]}, {"words": ["third"]}],
+    "features": [{"name": "correct", "before": 0.9, "after": 0.5231}],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("kind", "evidence", "english", "chinese"),
     [
@@ -40,6 +47,11 @@ def test_both_languages_say_the_same_things() -> None:
             "72.9 % of 12,345 requests in 1 h took more than 2 s: 14.4 times what is allowed (5 %); "
             "42 % of the budget of 28 days is left",
             "1 小时内 12,345 个请求中 72.9 % 用时超过 2 s，是允许值（5 %）的 14.4 倍；28 天的误差预算还剩 42 %",
+        ),
+        (
+            "slo_burning", {**RATIO, "objective": "availability", "burn_rate": 1000, "budget_left": -999},
+            "72.9 % of 12,345 requests in 1 h failed: 1,000 times what is allowed (5 %); the budget of 28 days is used up",
+            "1 小时内 12,345 个请求中 72.9 % 失败，是允许值（5 %）的 1,000 倍；28 天的误差预算已用完",
         ),
         (
             "feedback_low", {**RATIO, "objective": "feedback.有用", "budget": 0.2, "events": 10, "bad": 5},
@@ -58,7 +70,20 @@ def test_both_languages_say_the_same_things() -> None:
             "release release:客服@2 did worse and was rolled back: latency",
             "发布 release:客服@2 表现更差，已自动回滚：latency",
         ),
+        (
+            "drifted", DRIFT,
+            "what endpoint:客服 is asked has changed: about 31% of the last 1,635 requests are unlike any before "
+            "(退款, card)",
+            "endpoint:客服 收到的请求变了：最近 1,635 个请求中约 31% 与以往的都不同（退款, card）",
+        ),
+        (
+            "drifted", {**DRIFT, "watch": "feedback", "about": "release:客服@2", "share": 0.0},
+            "what is said of the answers of release:客服@2 has changed: correct went from 0.9 to 0.523, "
+            "over 1,635 requests",
+            "对 release:客服@2 的回答的反馈变了：correct 从 0.9 变为 0.523，共 1,635 个请求",
+        ),
         ("drifted", {"score": 3}, "", ""),
+        ("drifted", {**DRIFT, "share": 0, "features": []}, "", ""),
         ("slo_burning", {"objective": "of somebody else's"}, "", ""),
         ("degraded", {"release": None}, "", ""),
     ],

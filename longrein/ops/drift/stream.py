@@ -122,7 +122,7 @@ class Stream:
         texts may be kept."""
         if not self.config.texts:
             drift["kinds"] = [kind | {"words": []} for kind in drift["kinds"]]
-        drift["evidence"] = self.evidence
+        drift |= {"evidence": self.evidence, "count": drift.pop("requests")}
         drift["features"] = [f | {"evidence": min(f["evidence"], CEILING)} for f in drift["features"]][:FEATURES]
         return drift | {"key": self.key, "release": self.release, "normal": self.note}
 

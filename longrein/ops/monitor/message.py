@@ -9,6 +9,7 @@ from longrein.core.ledger.alerts import SEVERITIES, Alert
 from longrein.core.ports import Message
 
 MOST = 20  # alerts told one by one
+UNLIKE = 0.05  # share of requests that is worth telling
 WORDS = {
     "en": {
         "slo_burning": "error budget burns", "feedback_low": "feedback is bad", "guard_spike": "guards act often",
@@ -45,14 +46,28 @@ SENTENCES = {
         "feedback": "the mean of {metric} over {n} answers in {window} is {mean}, and should be {target} or more",
         "cost": "{usd} in {window}: {rate} times what is allowed ({allowed} a day)",
         "left": "; {left} of the budget of {days} days is left",
+        "gone": "; the budget of {days} days is used up",
         "degraded": "release {release} did worse and was rolled back: {reason}",
+        "input": "what {about} is asked has changed: {how}",
+        "output": "what {about} answers has changed: {how}",
+        "said": "what is said of the answers of {about} has changed: {how}",
+        "unlike": "about {share} of the last {n} requests are unlike any before",
+        "words": " ({words})",
+        "moved": "{name} went from {before} to {after}, over {n} requests",
     },
     "zh": {
         "ratio": "{window}内 {n} 个请求中 {share} {bad}，是允许值（{budget}）的 {rate} 倍",
         "feedback": "{window}内 {n} 个回答的 {metric} 均值为 {mean}，目标不低于 {target}",
         "cost": "{window}内花费 {usd}，是允许值（每天 {allowed}）的 {rate} 倍",
         "left": "；{days} 天的误差预算还剩 {left}",
+        "gone": "；{days} 天的误差预算已用完",
         "degraded": "发布 {release} 表现更差，已自动回滚：{reason}",
+        "input": "{about} 收到的请求变了：{how}",
+        "output": "{about} 的回答变了：{how}",
+        "said": "对 {about} 的回答的反馈变了：{how}",
+        "unlike": "最近 {n} 个请求中约 {share} 与以往的都不同",
+        "words": "（{words}）",
+        "moved": "{name} 从 {before} 变为 {after}，共 {n} 个请求",
     },
 }
 UNITS = {"en": ((86400, "{} d"), (3600, "{} h"), (60, "{} min"), (1, "{} s")),
@@ -90,19 +105,22 @@ def sentence(kind: str, evidence: Mapping[str, Any], language: str = "en") -> st
     try:
         if kind == "degraded":
             return SENTENCES[language]["degraded"].format(release=evidence["release"], reason=evidence["reason"])
+        if kind == "drifted":
+            return _of_drift(evidence, language)
         if "objective" in evidence:
             return _of_objective(evidence, language)
-    except (KeyError, TypeError, ValueError):  # raised by somebody else, who keeps other things there
+    except (LookupError, TypeError, ValueError):  # raised by somebody else, who keeps other things there
         pass
     return ""
 
 
 def _of_objective(e: Mapping[str, Any], language: str) -> str:
     sentences, window = SENTENCES[language], length(e["window_s"], language)
-    common = {"window": window, "rate": _times(e["burn_rate"]), "n": f"{e['events']:,.0f}"}
+    common = {"window": window, "rate": times(e["burn_rate"]), "n": f"{e['events']:,.0f}"}
     if e["objective"] == "cost":
         return sentences["cost"].format(**common, usd=f"${e['bad']:,.2f}", allowed=f"${e['usd_per_day']:,.2f}")
-    left = sentences["left"].format(left=percent(e["budget_left"]), days=f"{e['days']:g}")
+    rest = sentences["left" if e["budget_left"] > 0 else "gone"]
+    left = rest.format(left=percent(e["budget_left"]), days=f"{e['days']:g}")
     if e["objective"].startswith("feedback."):
         mean, target = 1 - e["bad"] / e["events"], 1 - e["budget"]
         own = {"metric": e["objective"].partition(".")[2], "mean": f"{mean:.3g}", "target": f"{target:.3g}"}
@@ -110,6 +128,19 @@ def _of_objective(e: Mapping[str, Any], language: str) -> str:
     bad = BAD[language][e["objective"]].format(limit=f"{e.get('limit_s', 0):g} s")
     share = percent(e["bad"] / e["events"])
     return sentences["ratio"].format(**common, share=share, bad=bad, budget=percent(e["budget"])) + left
+
+
+def _of_drift(e: Mapping[str, Any], language: str) -> str:
+    sentences, n = SENTENCES[language], f"{e['count']:,}"
+    if e["share"] >= UNLIKE:
+        words = ", ".join(word for kind in e["kinds"][:2] for word in kind["words"][:3])
+        how = sentences["unlike"].format(share=f"{e['share']:.0%}", n=n)
+        how += sentences["words"].format(words=words) if words else ""
+    else:
+        most = e["features"][0]
+        before, after = f"{most['before']:.3g}", f"{most['after']:.3g}"
+        how = sentences["moved"].format(name=most["name"], before=before, after=after, n=n)
+    return sentences["said" if e["watch"] == "feedback" else e["watch"]].format(about=e["about"], how=how)
 
 
 def length(seconds: float, language: str = "en") -> str:
@@ -124,7 +155,8 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _times(rate: float) -> str:
+def times(rate: float) -> str:
+    """A rate without noise: 0.52, 14.4, 1,000."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 

@@ -299,11 +299,15 @@ class Workspace:
         rows = []
         for point in points:
             group = dict(zip(by, point.group, strict=True))
-            if release := group.get("release"):
-                asset = self.ledger.assets.by_digest(release, "release") if group.get("endpoint") != "" else None
-                group["release"] = asset.ref if asset else release
+            if group.get("endpoint") != "" and "release" in group:
+                group["release"] = self.release(group["release"], group.get("endpoint", ""))
             rows.append({"start_ms": point.start_ms, "end_ms": point.end_ms, **group, **series.numbers(point)})
         return rows
+
+    def release(self, digest: str, endpoint: str = "") -> str:
+        """The ref of a release, or its digest where it is not known. Those of two endpoints may be the same."""
+        asset = self.ledger.assets.by_digest(digest, "release", endpoint) if digest else None
+        return asset.ref if asset else digest
 
     def secret(self) -> str:
         """The API key to ask this project's gateway with: LONGREIN_API_KEY, or the one in `key_file`."""

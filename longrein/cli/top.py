@@ -17,7 +17,7 @@ from longrein.core.errors import Error
 if TYPE_CHECKING:
     from longrein.workspace import Workspace
 
-NOW_MS, PAST_MS, BINS = 60_000, 600_000, 20  # what numbers are of, and the little bars
+NOW_MS, PAST_MS, BINS, BLOCK_MS = 60_000, 600_000, 20, 10_000  # what numbers are of, and the little bars
 SAMPLED_MS = 20_000
 MARKS = {"critical": "‼", "warning": "!", "info": "·"}
 # The columns of the table of releases, and which of them go first where it is narrow.
@@ -51,7 +51,7 @@ def collect(workspace: "Workspace") -> dict[str, Any]:
 
     now, ledger = now_ms(), workspace.ledger
     by = ("endpoint", "release")
-    past = workspace.monitor(now - PAST_MS, now + 1, by=by, step_ms=PAST_MS // BINS)
+    past = _past(workspace, now)
     sampled = {(row["endpoint"], row["release"]): row for row in workspace.monitor(now - SAMPLED_MS, machine=True)}
     releases = workspace.monitor(now - NOW_MS, by=by)
     serves = {name: asset.ref for name, asset in workspace.serves().items()}
@@ -64,7 +64,7 @@ def collect(workspace: "Workspace") -> dict[str, Any]:
                     "summary": a.summary, "since_ms": a.since_ms} for a in ledger.alerts.firing()],
         "releases": [
             {"endpoint": name, "release": release, "serves": serves.get(name) == release, "now": row,
-             "past": _bins(past, name, release, now)} for (name, release), row in sorted(shown.items())
+             "past": past.get((name, release), "")} for (name, release), row in sorted(shown.items())
         ],
         "rollouts": [as_of_now(ledger, seen) for seen in ledger.rollouts.all_live().values()],
         "engines": [_samples(row) for key, row in sampled.items() if key[0] and "running" in row["gauges"]],
@@ -169,12 +169,15 @@ def clip(line: str, columns: int) -> str:
     return kept + "…"
 
 
-def _bins(past: Sequence[dict[str, Any]], endpoint: str, release: str, now: int) -> str:
-    from longrein.ops.monitor.series import spark
+def _past(workspace: "Workspace", now: int) -> dict[tuple[str, str], str]:
+    """Requests of the last minutes as little bars, by endpoint and release."""
+    from longrein.ops.monitor.series import read, spark
 
-    width = PAST_MS // BINS
-    mine = {r["start_ms"] // width: r["requests"] for r in past if (r["endpoint"], r["release"]) == (endpoint, release)}
-    return spark(mine.get(i, 0) for i in range(now // width - BINS, now // width))
+    found: dict[tuple[str, ...], list[float]] = {}
+    for point in read(workspace.ledger, now - PAST_MS, by=("endpoint", "release"), step_ms=BLOCK_MS):
+        bins = found.setdefault(point.group, [0.0] * BINS)
+        bins[min(max((point.start_ms - now + PAST_MS) * BINS // PAST_MS, 0), BINS - 1)] += point.block.requests
+    return {(group[0], workspace.release(group[1], group[0])): spark(bins) for group, bins in found.items()}
 
 
 def _samples(row: dict[str, Any]) -> dict[str, Any]:

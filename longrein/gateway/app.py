@@ -24,6 +24,10 @@ from longrein.gateway.sampler import HOST, stats
 from longrein.models.experiment.assign import BUCKETS
 from longrein.ops.monitor import probe
 
+FORMATS = (
+    "text/plain; version=0.0.4; charset=utf-8", "application/openmetrics-text; version=1.0.0; charset=utf-8"
+)  # fmt: skip
+
 
 def build(
     inference: Inference, door: Door, routes: Iterable[BaseRoute], ledger_error: Callable[[], str], lifespan: Any,
@@ -133,14 +137,15 @@ class _Status:
         ready.values = {(name,): lane.state == "serving" for name, lane in self.fleet.lanes.items()}
         ledger.values = {(): not self.ledger_error()}
         gauges = [ready, ledger, *engine_gauges(engines), *limit_gauges(self.limits.used())]
-        text = await asyncio.to_thread(self._render, gauges)
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        openmetrics = "application/openmetrics-text" in request.headers.get("accept", "")
+        text = await asyncio.to_thread(self._render, gauges, openmetrics)
+        return PlainTextResponse(text, media_type=FORMATS[openmetrics])
 
-    def _render(self, gauges: list[Any]) -> str:
+    def _render(self, gauges: list[Any], openmetrics: bool) -> str:
         with suppress(OSError):  # a full disk is no reason not to tell what was counted
             self.recorder.flush()
         machine = probe.machine(self.recorder.folder) | probe.accelerators()
-        return self.numbers.render([*gauges, *self.watched(), *machine_gauges(HOST, machine)])
+        return self.numbers.render([*gauges, *self.watched(), *machine_gauges(HOST, machine)], openmetrics)
 
     def inflight(self) -> dict[Labels, float]:
         replicas = (replica for lane in list(self.fleet.lanes.values()) for replica in lane.live)

@@ -47,7 +47,6 @@ class Counter:
             self.add(tuple(values), number)
 
     def render(self) -> Iterable[str]:
-        yield from _head(self.name, self.help, self.kind)
         for values, number in self.values.items():
             yield f"{self.name}{_labels(self.labels, values)} {_number(number)}"
 
@@ -83,7 +82,6 @@ class Histogram:
             self.sums[values] = self.sums.get(values, 0.0) + sum_
 
     def render(self) -> Iterable[str]:
-        yield from _head(self.name, self.help, self.kind)
         for values, counts in self.counts.items():
             if self.kind == "histogram":
                 total = 0
@@ -132,15 +130,17 @@ class Metrics:
         self.served: Callable[[], Served] = Served  # what was answered so far
         self.others: Callable[[], Iterable[State]] = tuple  # what the other processes on this port have counted
 
-    def render(self, gauges: "Iterable[Counter | Histogram]" = ()) -> str:
-        """What this process and the others have counted, and gauges that are the same for all."""
+    def render(self, gauges: "Iterable[Counter | Histogram]" = (), openmetrics: bool = False) -> str:
+        """What this process and the others have counted, and gauges that are the same for all; in Prometheus' own text
+        format, or as OpenMetrics, which names the families of counters without "_total"."""
         whole = Metrics()
         parts = [*whole.counters(Served()), whole.inflight]
         for state in (self.state(), *self.others()):
             rows = {**state["counters"], **state["gauges"]}
             for part in parts:
                 part.add_rows(rows.get(part.name, ()))
-        return "\n".join(line for part in [*parts, *gauges] for line in part.render()) + "\n"
+        lines = (line for part in [*parts, *gauges] for line in [*_head(part, openmetrics), *part.render()])
+        return "\n".join([*lines, *(["# EOF"] if openmetrics else [])]) + "\n"
 
     def state(self) -> "State":
         """As plain JSON, for another process to add."""
@@ -229,8 +229,9 @@ def _bounded(value: str, known: set[str], most: int) -> str:
     return value
 
 
-def _head(name: str, help: str, kind: str) -> list[str]:
-    return [f"# HELP {name} {help}", f"# TYPE {name} {kind}"]
+def _head(part: Counter | Histogram, openmetrics: bool) -> list[str]:
+    name = part.name.removesuffix("_total") if openmetrics and part.kind == "counter" else part.name
+    return [f"# HELP {name} {part.help}", f"# TYPE {name} {part.kind}"]
 
 
 def _labels(names: Labels, values: Labels) -> str:

@@ -28,6 +28,7 @@ def folder(tmp_path):
     ledger = Ledger(f"sqlite:///{tmp_path}/.longrein/ledger.db")
     release = ledger.assets.put("release", "客服", "d1" * 32, meta={"engine": "torch"}, actor="test")
     ledger.aliases.move("release", "客服", "prod", release, actor="test")
+    ledger.assets.put("release", "idle", "d1" * 32, meta={"engine": "torch"}, actor="test")  # the same, elsewhere
     ledger.work.want({"endpoints": {"客服": {}, "idle": {}}}, actor="test")
     now = now_ms() // BLOCK_MS * BLOCK_MS
     blocks = []

@@ -236,6 +236,12 @@ def test_prometheus_can_read_the_metrics(echo):
     assert found["longrein_engine_words"].samples[0].value == 3
     assert found["longrein_machine_memory_bytes"].samples[0].value > 0
     assert found["longrein_ledger_up"].samples[0].value == 1
+    strict = pytest.importorskip("prometheus_client.openmetrics.parser").text_string_to_metric_families
+    asked = httpx.get(
+        f"{gateway.url}/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0,*/*;q=.1"}
+    )
+    assert asked.headers["content-type"].startswith("application/openmetrics-text")
+    assert {family.name for family in strict(asked.text)} >= set(found) - {"longrein_machine_cpu_share"}
 
 
 @pytest.mark.parametrize("name", [m.name for m in TRAFFIC])
@@ -251,8 +257,11 @@ def test_all_that_blocks_tell_is_in_the_metrics_and_openmetrics_parsers_agree(na
     served.count(one)
     served.count(Block("支持", "r1" * 20, 0, arm="shadow", requests=9, statuses={"200": 9}))
     counted.served = lambda: served
-    text = counted.render()
-    found = {family.name: family for family in parser.text_string_to_metric_families(text)}
+    found = {family.name: family for family in parser.text_string_to_metric_families(counted.render())}
+    strict = pytest.importorskip("prometheus_client.openmetrics.parser").text_string_to_metric_families
+    assert {f.name: f.samples for f in strict(counted.render(openmetrics=True))}.items() >= {
+        name: found[name].samples
+    }.items()
     family, metric = found[name], BY_NAME[name]
     assert family.type == metric.kind and family.documentation == metric.help
     for sample in family.samples:

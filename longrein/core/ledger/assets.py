@@ -165,12 +165,14 @@ class Assets:
                 for row in connection.execute(sa.select(assets).where(assets.c.id.in_(chunk)))
             }
 
-    def by_digest(self, digest: str, kind: str = "") -> Asset | None:
+    def by_digest(self, digest: str, kind: str = "", name: str = "") -> Asset | None:
         """The newest asset whose digest is, or begins with, `digest` (8 hex digits or more)."""
         # A range, not LIKE, so that both databases use the index.
         query = sa.select(assets).where(assets.c.digest >= digest, assets.c.digest < digest + "g")
         if kind:
             query = query.where(assets.c.kind == kind)
+        if name:
+            query = query.where(assets.c.name == name)
         with self.db.read() as connection:
             row = connection.execute(query.order_by(assets.c.id.desc()).limit(1)).first()
         return _asset(row) if row else None

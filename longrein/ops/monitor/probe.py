@@ -1,23 +1,28 @@
 """How this machine is: processors, memory, disk, open files, accelerators. What cannot be asked is left out."""
 
+import math
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-NPU_SMI_S = 5.0  # it is slow; and it may hang with its driver
+CPU_S = 0.5
+NPU_SMI_S = 5.0  # how often it is asked, and how long it may take: it hangs with its driver
 Numbers = dict[str, float]
 
 
 def machine(project: Path) -> Numbers:
     """The gauges of catalogue.MACHINE that can be told; milliseconds. project: whose disk is meant."""
     memory, found = psutil.virtual_memory(), Numbers()
-    found["cpu_share"] = psutil.cpu_percent() / 100  # since the last call
+    if (busy := _processors.share()) is not None:
+        found["cpu_share"] = busy
     found["load"] = psutil.getloadavg()[0]
     found["memory_bytes"], found["memory_total_bytes"] = memory.total - memory.available, memory.total
     with suppress(OSError):
@@ -27,6 +32,31 @@ def machine(project: Path) -> Numbers:
         process = psutil.Process()
         found["open_files"], found["rss_bytes"] = process.num_fds(), process.memory_info().rss
     return found
+
+
+class _Processors:
+    """What share of them was in use, over the last half second or more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._before: tuple[float, float] | None = None
+        self._share: float | None = None
+        self._at = -math.inf
+
+    def share(self) -> float | None:
+        """None the first time."""
+        with self._lock:
+            if time.monotonic() - self._at >= CPU_S:
+                times = psutil.cpu_times()
+                now = sum(times[:8]), times.idle + getattr(times, "iowait", 0.0)  # Linux' guests are in user already
+                if self._before and now[0] > self._before[0]:
+                    idle = (now[1] - self._before[1]) / (now[0] - self._before[0])
+                    self._share = min(max(1.0 - idle, 0.0), 1.0)
+                self._before, self._at = now, time.monotonic()
+            return self._share
+
+
+_processors = _Processors()
 
 
 def accelerators() -> Numbers:
@@ -72,13 +102,18 @@ def _nvidia() -> Numbers:
 
 
 def _ascend() -> Numbers:
-    if not (program := shutil.which("npu-smi")):
-        return {}
+    program = shutil.which("npu-smi")
+    return summed(_npus(program, int(time.monotonic() / NPU_SMI_S))) if program else {}
+
+
+@lru_cache(maxsize=1)
+def _npus(program: str, turn: int) -> list[Numbers]:
+    """What it says, asked once a turn, for it takes a second."""
     try:
         done = subprocess.run([program, "info"], capture_output=True, timeout=NPU_SMI_S, check=True)
     except (OSError, subprocess.SubprocessError):
-        return {}
-    return summed(read_npu_smi(done.stdout.decode("utf-8", "replace")))
+        return []
+    return read_npu_smi(done.stdout.decode("utf-8", "replace"))
 
 
 def read_npu_smi(text: str) -> list[Numbers]:

@@ -97,10 +97,13 @@ def _place(alert: dict[str, Any]) -> str:
 
 
 def _objective(endpoint: str, name: str, state: dict[str, Any]) -> tuple[str, ...]:
+    from longrein.ops.monitor.message import times
+
     money = "usd_per_day" in state
     allowed = f"${state['usd_per_day']:g} a day" if money else f"{100 * state['budget']:.3g} %"
-    left = f"{100 * state['budget_left']:.1f} %" + ("" if state["complete"] else " …")
-    burns = (f"{state['burn_rates'][seconds]:.3g}x" for seconds in ("3600", "21600", "259200"))
+    left = f"{100 * state['budget_left']:.1f} %" if state["budget_left"] > 0 else "none"
+    left += "" if state["complete"] else " …"  # older traffic is not read yet
+    burns = (f"{times(state['burn_rates'][seconds])}x" for seconds in ("3600", "21600", "259200"))
     return endpoint, name, allowed, left, *burns, "–" if money else _text.number(state["events"])
 
 

@@ -50,7 +50,8 @@ DRIFT: dict[str, Any] = {
         ),
         (
             "slo_burning", {**RATIO, "objective": "availability", "burn_rate": 1000, "budget_left": -999},
-            "72.9 % of 12,345 requests in 1 h failed: 1,000 times what is allowed (5 %); the budget of 28 days is used up",
+            "72.9 % of 12,345 requests in 1 h failed: 1,000 times what is allowed (5 %); "
+            "the budget of 28 days is used up",
             "1 小时内 12,345 个请求中 72.9 % 失败，是允许值（5 %）的 1,000 倍；28 天的误差预算已用完",
         ),
         (

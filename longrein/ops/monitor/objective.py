@@ -104,13 +104,14 @@ class Series:
         return _sum(self._coarse, (now - window_ms) // COARSE_MS * COARSE_MS, now, COARSE_MS)
 
     def began(self, now: int, bad: Callable[[Counts], bool]) -> int:
-        """The start of the first of the coarse slots that have been bad without a break until now."""
+        """When the first of the coarse slots began that have been bad without a break until now; as fine as known."""
         start = now
         for slot in range(now // COARSE_MS * COARSE_MS, now - self.span_ms, -COARSE_MS):
             if slot in self._coarse and not bad(self._coarse[slot]):
                 break
             start = slot if slot in self._coarse else start
-        return start
+        within = range(start, start + COARSE_MS, FINE_MS)
+        return next((slot for slot in within if slot in self._fine and bad(self._fine[slot])), start)
 
 
 def judge(objective: Objective, series: Series, now: int, known_ms: int) -> Firing | None:

@@ -118,6 +118,17 @@ def test_an_unknown_kind_is_called_by_its_name() -> None:
     assert message("1", [alert(kind="没见过", name="")], "zh", NOW).title == "【警告】endpoint:客服: 没见过"
 
 
+@pytest.mark.parametrize("kind", ["slo_burning", "feedback_low", "cost_exceeded", "degraded", "drifted", "x"])
+@pytest.mark.parametrize("value", [None, 0, -1, "text", [], {}, [1], float("nan"), {"a": {}}])
+def test_any_evidence_makes_a_message(kind: str, value: Any) -> None:
+    """Alerts may be raised by anybody: none may keep a channel from telling the others."""
+    for names in (RATIO, ["objective"], ["requests"], [], ["watch", "share", "release", "rollout", "features"]):
+        evidence = {**(RATIO if names is RATIO else {}), **dict.fromkeys(names, value)}
+        for objective in ("cost", "feedback.x", "latency", value):
+            made = message("1", [alert(kind=kind, evidence={**evidence, "objective": objective})], "zh", NOW)
+            assert made.lines and made.title
+
+
 def test_lengths() -> None:
     assert [length(s) for s in (0, 59, 300, 3600, 86400, 259200)] == ["0 s", "59 s", "5 min", "1 h", "1 d", "3 d"]
     assert length(5400, "zh") == "1.5 小时"

@@ -109,8 +109,8 @@ def sentence(kind: str, evidence: Mapping[str, Any], language: str = "en") -> st
             return _of_drift(evidence, language)
         if "objective" in evidence:
             return _of_objective(evidence, language)
-    except (LookupError, TypeError, ValueError):  # raised by somebody else, who keeps other things there
-        pass
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        pass  # raised by somebody else, who keeps other things there
     return ""
 
 
@@ -172,7 +172,7 @@ def _lines(alert: Alert, language: str, now: int) -> list[str]:
     lines.append(
         "  " + words["since"].format(when=time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(alert.since_ms / 1000)))
     )
-    if ids := alert.evidence.get("requests"):
+    if isinstance(ids := alert.evidence.get("requests"), list) and ids:
         lines.append("  " + words["examples"].format(ids=", ".join(map(str, ids[:3]))))
     return lines
 

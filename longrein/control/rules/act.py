@@ -103,11 +103,26 @@ def _notify(place: Place, trying: Attempt, i: int, channel: Any) -> None:
 
 
 def _rollback(place: Place, trying: Attempt, i: int, _: Any) -> None:
+    """Unless what answered when the cause was noticed does not any more: then somebody was quicker."""
     firing = trying.firing
     with trying.step(i) as said:
+        if why := _gone(place.ledger, firing):
+            said.append(f"nothing: {why}")
+            return
         held = place.ledger.aliases.get("release", firing.endpoint).get(ALIAS)
         after = rollback(place.ledger, firing.endpoint, actor=firing.actor, reason=_why(firing))
         said.append(f"{firing.endpoint} serves {after.ref}" + (" alone" if held and held[0] == after else " again"))
+
+
+def _gone(ledger: Ledger, firing: Firing) -> str:
+    """Why there is nothing left to take back."""
+    alerts = ledger.alerts.many([firing.cause.alert]) if firing.cause.alert else []
+    if any("rollout" in alert.evidence for alert in alerts):
+        return "its rollout has ended already"
+    moved = ledger.events.recent(f"release:{firing.endpoint}@{ALIAS}", limit=1)
+    if moved and moved[0].kind.startswith("alias.") and moved[0].ts_ms > firing.cause.at_ms:
+        return f"{moved[0].actor} moved {firing.endpoint} meanwhile"
+    return ""
 
 
 def _freeze(place: Place, trying: Attempt, i: int, _: Any) -> None:

@@ -21,6 +21,7 @@ from longrein.data import ingest, source
 if TYPE_CHECKING:
     from longrein.control.observer import Site
 
+AGAIN_MS = 10_000  # before a process that ended early is started again
 DATA_S = 2.0  # how often the files of datasets are looked at
 NICE = "5"  # of what rules start: answers come first
 RECENT = 200  # alerts that are looked at beside those that fire
@@ -37,7 +38,7 @@ class Rules:
             for name in self.rules
         }
         self.sources = Sources(site) if any(rule.on == DATA for rule in self.rules.values()) else None
-        self._at_work: dict[str, subprocess.Popen[bytes]] = {}
+        self._at_work: dict[str, tuple[subprocess.Popen[bytes], int]] = {}  # and when it was started
 
     def look(self, now: int) -> None:
         ledger = self.site.ledger
@@ -48,10 +49,14 @@ class Rules:
             mine = [c for c in [*causes, *([timed] if timed else [])] if due.matches(rule, c, now)]
             if mine:
                 firing.fire(ledger, name, rule, mine, actor=self.site.actor, now=now)
-        self._at_work = {key: process for key, process in self._at_work.items() if process.poll() is None}
-        for key in firing.waiting(ledger):
+        waiting = firing.waiting(ledger)
+        self._at_work = {
+            key: (process, began) for key, (process, began) in self._at_work.items()
+            if process.poll() is None or (key in waiting and began <= now < began + AGAIN_MS)
+        }  # fmt: skip
+        for key in waiting:
             if key not in self._at_work:
-                self._at_work[key] = start(self.site.project, key)
+                self._at_work[key] = start(self.site.project, key), now
 
     def close(self) -> None:
         if self.sources:

@@ -1,9 +1,13 @@
 """Blocks of traffic, on both databases: written twice, merged over workers, joined as they age."""
 
+import json
+
 import pytest
+import sqlalchemy as sa
 
 from longrein.core.histogram import Histogram
 from longrein.core.ledger import Block, Ledger
+from longrein.core.ledger.schema import traffic
 from longrein.core.ledger.traffic import BLOCK_MS, DAY_MS, KEPT, MOST_NAMES, MOST_TEAMS, OTHER
 
 NOW = 1_700_000_000_000 // DAY_MS * DAY_MS
@@ -31,6 +35,17 @@ def test_a_write_repeated_after_an_unknown_outcome_counts_once(ledger: Ledger):
     assert (none.release, none.requests) == ("", 1)
     assert (found.requests, found.cost_usd, found.length_ms) == (4, 0.5, BLOCK_MS)
     assert found.timings == {"latency_ms": open_block.timings["latency_ms"]} and found.scores["helpful"].mean == 1
+
+
+def test_histograms_are_kept_as_they_say_themselves(ledger: Ledger):
+    seen = Histogram([0.0, -2.5, 1e-9, 3, float("inf"), float("nan")])
+    made = block()
+    made.gauges["x"] = seen
+    ledger.traffic.put("w", [made])
+    assert ledger.traffic.blocks("support")[0].gauges == {"x": seen}
+    with ledger.db.read() as connection:
+        (text,) = connection.execute(sa.select(traffic.c.gauges)).scalars()
+    assert Histogram.from_json(json.loads(text)["x"]) == seen
 
 
 def test_workers_are_merged_and_releases_arms_and_endpoints_are_not(ledger: Ledger):

@@ -166,6 +166,11 @@ def test_traffic_is_held_while_the_ledger_is_away_and_written_when_it_is_back(le
     assert sum(b.requests for b in ledger.traffic.blocks("支持", until_ms=FOREVER)) == 2
 
 
+def answered(tally):
+    """The requests that /metrics tells."""
+    return sum(number for _, number in tally.served().parts[0].rows())
+
+
 def test_a_clock_set_back_does_not_write_over_what_was_counted(ledger: Ledger, monkeypatch):
     now = [1_700_000_000_000]
     monkeypatch.setattr(tally_module, "now_ms", lambda: now[0])
@@ -180,6 +185,7 @@ def test_a_clock_set_back_does_not_write_over_what_was_counted(ledger: Ledger, m
     tally.close()
     found = ledger.traffic.blocks("支持", until_ms=FOREVER)
     assert sum(b.requests for b in found) == 8 and len(found) == 3
+    assert answered(tally) == 8
 
 
 def test_memory_is_bounded_while_the_ledger_is_away(ledger: Ledger, monkeypatch):
@@ -195,7 +201,7 @@ def test_memory_is_bounded_while_the_ledger_is_away(ledger: Ledger, monkeypatch)
             tally.add([record(1)])
             with pytest.raises((Error, sa.exc.SQLAlchemyError)):
                 tally.flush()
-    assert len(tally._blocks) == 5 and tally.dropped == 15
+    assert len(tally._blocks) == 5 and tally.dropped == 15 and answered(tally) == 20
     tally.close()
     assert sum(b.requests for b in ledger.traffic.blocks("支持", until_ms=FOREVER)) == 5
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 KIND = "drifted"
 FOLDER = "drift"  # in .longrein
+ERASED = "person.erased"  # the event
 TELL_S, EXPLAIN_S = 2.0, 30.0  # how often the ledger is told, and an alert brought up to date
 ROWS = 4000  # of a training set, that say what is normal
 SAID_MOST, SAID_MS = 2000, 7 * 86_400_000  # values of feedback that are read at once; how old, when there is no state
@@ -95,6 +96,7 @@ class Drifting:
             return
         basis = {}
         held, moving = self.ledger.aliases.holders("release", ALIAS), self.ledger.rollouts.all_live()
+        erased = next((e.seq for e in self.ledger.events.recent(kind=ERASED, limit=1)), 0)
         for name, drift in self._wanted.items():
             serving, before, _ = held.get(name, (None, None, 0))
             releases = [serving, before, moving[name].candidate if name in moving else None]
@@ -102,7 +104,7 @@ class Drifting:
             dataset, why = (None, "") if drift.reference == "traffic" else _dataset(self.ledger, serving)
             if dataset and dataset.created_ms < accepted_ms:
                 dataset, why = None, "what there was later is accepted"
-            normal = Normal(dataset.digest[:12] if dataset else "traffic", accepted_ms)
+            normal = Normal(dataset.digest[:12] if dataset else "traffic", accepted_ms, erased)
             basis[name] = normal, partial(_rows, self.site.store, dataset, why)
             self._keys[name] = {normal.key, *(key(r.digest, accepted_ms) for r in releases if r)}
         first = self.host is None

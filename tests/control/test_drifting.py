@@ -1,5 +1,6 @@
 """Drift of live traffic: real answers of real gateways to an alarm that explains itself, through kills and restarts."""
 
+import contextlib
 import json
 import os
 import random
@@ -278,6 +279,30 @@ def test_hostile_requests(eye: Eye) -> None:
     (row,) = eye.ledger.drift.of("support")
     assert row["state"]["garbage"] == 3
     assert json.dumps(row["state"], allow_nan=False)
+
+
+def test_erasing_a_person_takes_all_texts(eye: Eye, world: World) -> None:
+    """Also where no observer was there when it was done; what is known of numbers goes on."""
+    folder = world.folder / ".longrein" / "drift" / "support"
+
+    def kept() -> bytes:
+        found = b""
+        for file in [*folder.glob("*.reference"), folder / "state"]:
+            with contextlib.suppress(FileNotFoundError):  # written anew just now
+                found += file.read_bytes()
+        return found
+
+    eye.weigh(texts("bank", 300))
+    until(lambda: b"account" in kept() and any(folder.glob("*.reference")))
+    eye.close()
+    assert b"account" in kept()
+    world.ledger.events.append("ann", "person.erased", "person:1")
+    again = Eye(world)
+    until(lambda: len(kept()) > 10_000 and b"account" not in kept() and b"savings" not in kept())
+    assert until(again.stream).watch.seen == 100
+    again.weigh(texts("travel", 100))
+    assert again.firing()
+    again.close()
 
 
 def test_training_rows_are_normal_from_the_first_request(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class Normal(NamedTuple):
 
     inputs: str  # a name for what inputs are compared with
     accepted_ms: int = 0  # when what there was to see was last accepted
+    erased: int = 0  # a number that grows whenever a person was erased
     rows: Sequence[Sample] = ()  # training rows that inputs are compared with; none: with the first requests
     note: str = ""  # what the rows are, or why there are none
 
@@ -64,6 +65,7 @@ class Endpoint:
         self.releases: list[str] = []  # that answered, the last one last
         self.heard_ms = 0  # up to when feedback was heard
         self.observed = 0  # answers, by this process
+        self._erased = 0
         self.changed = False  # since it was saved
         self._normal: Normal | None = None
         self._restore()
@@ -76,6 +78,10 @@ class Endpoint:
     def follow(self, normal: Normal) -> None:
         """To be called first. What was normal may be no longer: then it begins anew."""
         self._normal, self.changed = normal, True
+        if normal.erased != self._erased:
+            self._erased = normal.erased
+            for stream in self.streams.values():
+                stream.forget()
         for place, old in list(self.streams.items()):
             if old.key == self._key(*place):
                 continue
@@ -120,7 +126,8 @@ class Endpoint:
                 data = stream.watch.dump_reference()
                 stream.file = hashlib.sha256(data).hexdigest()[:16] + REFERENCE
                 _write(self.folder / stream.file, data)
-        state = _State(self.releases, self.heard_ms, [stream.dump() for stream in self.streams.values()])
+        streams = [stream.dump() for stream in self.streams.values()]
+        state = _State(self.releases, self.heard_ms, self._erased, streams)
         _write(self.folder / STATE, msgspec.msgpack.encode(state))
         self.changed = False
         for old in {f.name for f in self.folder.glob("*" + REFERENCE)} - {s.file for s in self.streams.values()}:
@@ -135,7 +142,7 @@ class Endpoint:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("what was known of drift in %s cannot be read, and begins anew: %s", self.folder, error)
             return
-        self.releases, self.heard_ms = state.releases, state.heard_ms
+        self.releases, self.heard_ms, self._erased = state.releases, state.heard_ms, state.erased
         for dumped in state.streams:
             if dumped.group in self.drift.watch:
                 try:
@@ -177,6 +184,7 @@ class Endpoint:
 class _State(msgspec.Struct, array_like=True):
     releases: list[str]
     heard_ms: int
+    erased: int
     streams: list[Dumped]
 
 

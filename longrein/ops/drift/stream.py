@@ -94,6 +94,17 @@ class Stream:
             self.watch.recent.extend(watch.recent)
         self.peak, self.alert, self.affected = 0.0, 0, []
 
+    def forget(self) -> None:
+        """Texts of requests, wherever they are; who asked is not known here, so it is all of them."""
+        if self.watch.learning:
+            self.watch = Watch(self.config)
+        self.watch.before = [one._replace(texts={}) for one in self.watch.before]
+        recent = [one._replace(texts={}) for one in self.watch.recent]
+        self.watch.recent.clear()
+        self.watch.recent.extend(recent)
+        self.newest.clear()
+        self.file = ""  # to be written anew
+
     def told(self) -> dict[str, Any]:
         """Its state, as plain JSON."""
         since_ms, requests = self.watch.since()

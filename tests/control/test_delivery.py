@@ -116,15 +116,16 @@ def test_who_wants_what(ledger: Ledger, server: Receiver, tmp_path: Path) -> Non
 
 
 def test_a_silence_holds_back_and_what_outlasts_it_is_told(ledger: Ledger, server: Receiver, tmp_path: Path) -> None:
+    began = now_ms()
     to = delivery(ledger, tmp_path, spec(server, wait_s=0))
     ledger.silences.add("slo_burning", name="a", for_s=60, reason="known", actor="ann")
     fire(ledger, "a")
     fire(ledger, "b")
-    tell(to, NOW + 1000, NOW + 1001)
+    tell(to, began + 1000, began + 1001)
     end(ledger, "b")
-    tell(to, NOW + 2000, NOW + 2001)
+    tell(to, began + 2000, began + 2001)
     assert told(server) == [[("b", "firing")], [("b", "resolved")]]
-    tell(to, NOW + 100_000, NOW + 100_001)
+    tell(to, began + 100_000, began + 100_001)
     assert told(server)[2:] == [[("a", "firing")]]
     ledger.silences.add(for_s=60, reason="", actor="ann")
     end(ledger, "a")

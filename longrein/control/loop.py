@@ -27,6 +27,7 @@ from longrein.models import gate
 from longrein.models.deploy import ALIAS
 from longrein.models.experiment.rollout import Gradual
 from longrein.models.track import mirror
+from longrein.ops.value.price import Rates
 
 TICK_S = 0.1
 
@@ -258,7 +259,9 @@ class Loop:
         report = self.report(spec, deployment.endpoint, release)
         if config.compares() and serving and serving.digest != release.digest:
             baseline = self.report(spec, deployment.endpoint, serving)
-        passed, reasons = gate.judge(config, report.meta["metrics"], baseline.meta["metrics"] if baseline else None)
+        passed, reasons = gate.judge(
+            config, self._metrics(spec, report), self._metrics(spec, baseline) if baseline else None
+        )
         digest = gate.digest(config)
         with self.ledger.transaction():
             if any((v.gate, v.gate_digest) == (name, digest) for v in self.ledger.aliases.verdicts(release.digest)):
@@ -274,6 +277,16 @@ class Loop:
             )
             self.ledger.runs.finish(run_id, actor=self.actor)
         self.watch(News("judged", release.ref, {"gate": name, "passed": passed, "reasons": reasons}))
+
+    def _metrics(self, spec: Lifecycle, report: Asset) -> gate.Metrics:
+        """A report's, and where the machine has a price, what the answers cost that it judges."""
+        usd_per_s = Rates.of(spec.costs, spec.compute.usd_per_hour).machine
+        runs = self.ledger.runs.many(edge.run_id for edge in self.ledger.assets.makers(report.id))
+        wall_s = next((run.wall_s for run in runs.values() if run.wall_s), None)
+        metrics: gate.Metrics = report.meta["metrics"]
+        if usd_per_s is None or wall_s is None or not report.meta.get("n"):
+            return metrics
+        return {**metrics, "cost_usd_per_1k": {"value": 1000 * wall_s * usd_per_s / report.meta["n"]}}
 
     def report(self, spec: Lifecycle, endpoint: str, release: Asset) -> Asset:
         """The evaluation of what this release holds, model and prompt, on the dataset version now wanted.

@@ -81,6 +81,19 @@ def test_a_gate_compares_with_production(project: Path) -> None:
     assert apply(project) == ["judged release:shop@2", "promoted release:shop"]
 
 
+@pytest.mark.parametrize(("most", "blocked"), [(1_000_000.0, False), (0.0, True)])
+def test_a_gate_holds_what_answers_cost(project: Path, most: float, blocked: bool) -> None:
+    dear = {"dear": {"metrics": {"cost_usd_per_1k": {"max": most}}}}
+    shop = {"shop": SPEC["endpoints"]["shop"] | {"gates": ["dear"]}}
+    declare(project, gates=dear, endpoints=shop)
+    told: list[News] = []
+    apply(project, told.append)
+    assert "cost_usd_per_1k" in next(n.data for n in told if n.what == "failed")["message"]  # nobody said what it costs
+    declare(project, gates=dear, endpoints=shop, costs={"machine": {"usd_per_hour": 10}})
+    assert "judged release:shop@1" in apply(project)
+    assert ("✗" in deployment(project).gates["dear"]) is blocked
+
+
 def test_a_gate_that_asks_for_what_no_report_holds_fails_alone(project: Path) -> None:
     odd = SPEC["gates"] | {"odd": {"metrics": {"exact_macth": {"min": 0.1}}}}
     shops = endpoint() | {"odd": SPEC["endpoints"]["shop"] | {"gates": ["odd"]}, "open": {"model": "意图"}}

@@ -20,6 +20,7 @@ import msgspec
 from longrein.cli import main as cli
 from longrein.control import nouns
 from longrein.core import plugins, ports
+from longrein.ops.monitor import catalogue
 
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- Made from the code by `python docs/generate.py`: change it there. -->\n"
@@ -28,7 +29,8 @@ SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
 def main(arguments: list[str]) -> int:
-    pages = {"cli.md": commands, "lifecycle.md": lifecycle, "plugins.md": ports_and_plugins, "schema.json": schema}
+    pages = {"cli.md": commands, "lifecycle.md": lifecycle, "plugins.md": ports_and_plugins, "metrics.md": metrics,
+             "schema.json": schema}  # fmt: skip
     stale = []
     for name, make in pages.items():
         file, text = FOLDER / name, make()
@@ -106,6 +108,26 @@ def ports_and_plugins() -> str:
             if options is not None:
                 parts.append("\n" + table(options))
     return "\n".join(parts) + "\n"
+
+
+def metrics() -> str:
+    """What /metrics tells."""
+    rows = [(m.family, m.kind, m.unit, m.labels, m.help) for m in catalogue.TRAFFIC]
+    rows += [(name, kind, "1", labels, text) for name, (kind, text, labels) in catalogue.GATEWAY.items()]
+    for of, known, labels in (
+        ("engine", catalogue.ENGINE, catalogue.PER_RELEASE), ("machine", catalogue.MACHINE, ("host",)),
+    ):  # fmt: skip
+        rows += [(f"{catalogue.PREFIX}{of}_{key}", g.kind, g.unit, labels, g.help) for key, g in known.items()]
+    lines = [f"| `{name}` | {kind} | {unit} | {' '.join(labels)} | {text} |" for name, kind, unit, labels, text in rows]
+    return "\n".join([
+        MADE,
+        "# Metrics\n",
+        "What `/metrics` tells, in Prometheus' text format or, to whom asks for it, as OpenMetrics. A label that is "
+        "empty is left out; `release` is the beginning of its digest. Engines tell what they have: one may lack some "
+        "of these, or have more.\n",
+        "| name | kind | unit | labels | |\n|---|---|---|---|---|",
+        *lines,
+    ]) + "\n"  # fmt: skip
 
 
 def schema() -> str:

@@ -57,9 +57,10 @@ class Drifting:
         self._explained: dict[int, float] = {}
 
     def look(self, now: int) -> None:
-        if not self._hold():
-            return
-        self._follow()
+        if self._wanted or self._judges.judges:
+            if not self._hold():
+                return
+            self._follow()
         if self.host:
             self.host.check()
             for name in self._wanted:
@@ -92,7 +93,7 @@ class Drifting:
     def _follow(self) -> None:
         """What is normal, read again whenever something happened."""
         head = self.ledger.events.head()
-        if head == self._head or not (self._wanted or self._judges.judges):
+        if head == self._head:
             return
         basis = {}
         held, moving = self.ledger.aliases.holders("release", ALIAS), self.ledger.rollouts.all_live()

@@ -48,7 +48,8 @@ def watched(config: Config = CONFIG, topics: Sequence[str] = ("bank", "travel"),
 
 @pytest.mark.parametrize("text", ["", " ", "a", "\ud800", "\0", "汉", "x" * 1_000_000, "汉" * 1_000_000, "🏳️‍🌈" * 99])
 def test_any_text_is_a_vector_of_bounded_length(text: str) -> None:
-    vectors = embed([text], np.ones(TERMS, np.float32))
+    vectors, rare = embed([text], np.ones(TERMS, np.float32))
+    assert np.isfinite(rare).all()
     assert vectors.shape == (1, SIZE) and vectors.dtype == np.float32
     assert np.isfinite(vectors).all() and np.linalg.norm(vectors) <= 1.001
     assert all(len(w) <= MOST for w in words(text))
@@ -57,7 +58,9 @@ def test_any_text_is_a_vector_of_bounded_length(text: str) -> None:
 @pytest.mark.parametrize(("topic", "other"), [("bank", "kitchen"), ("银行", "旅行")])
 def test_texts_of_one_topic_are_nearer_to_each_other(topic: str, other: str) -> None:
     weights = rarity([text for t in TOPICS for text in texts(t, 100)])
-    mine, more, others = (embed(texts(t, 50, seed), weights) for t, seed in ((topic, 1), (topic, 2), (other, 1)))
+    mine, more, others = (
+        embed(texts(t, 50, seed), weights).directions for t, seed in ((topic, 1), (topic, 2), (other, 1))
+    )
     assert (mine @ more.T).mean() > (mine @ others.T).mean() + 0.05
 
 
@@ -69,7 +72,7 @@ def test_the_words_that_tell_are_those_that_are_new() -> None:
 
 
 def test_clusters_are_deterministic_and_bounded() -> None:
-    vectors = embed([t for topic in TOPICS for t in texts(topic, 40)], np.ones(TERMS, np.float32))
+    vectors = embed([t for topic in TOPICS for t in texts(topic, 40)], np.ones(TERMS, np.float32)).directions
     assert (clusters(vectors, 5) == clusters(vectors, 5)).all() and clusters(vectors, 5).shape == (5, SIZE)
     assert clusters(vectors[:2], 9).shape[0] == 2 and np.isfinite(clusters(np.zeros((9, SIZE), np.float32), 3)).all()
 
@@ -85,7 +88,7 @@ def test_a_new_topic_is_noticed_and_the_old_are_not(usual: Sequence[str], new: s
     assert not watch.alarmed and not watch.learning
     path = watch.observe(mixed([*usual, new], 400, seed=2, start=3000, name="n"))
     assert watch.alarmed and path[-1] == pytest.approx(watch.evidence)
-    assert next(iter(watch.features)) in ("input", "input language")
+    assert next(iter(watch.features)) in ("input", "input rarity", "input language")
     since_ms, count = watch.since()
     assert abs(count - 400) <= 100 and abs(since_ms - 3_000_000) <= 700_000  # those before came until 2,500 s
 
@@ -247,7 +250,7 @@ def test_an_alarm_says_since_when_how_much_and_of_what_kind() -> None:
     assert watch.alarmed and drift.evidence == watch.evidence and witness
     assert drift.since_ms >= 1_200_000 and 150 <= drift.requests <= 240
     assert drift.text == "input" and drift.auc > 0.6 and 0.1 <= drift.share <= 0.4
-    assert drift.features[0].name == "input" and drift.features[0].after > drift.features[0].before
+    assert drift.features[0].name in ("input", "input rarity") and drift.features[0].after > drift.features[0].before
     kind = drift.kinds[0]
     assert kind.after > kind.before and set(kind.words) & set(TOPICS["kitchen"].split())
     assert all(id.startswith("new") for id in drift.after) and all(id.startswith("r") for id in drift.before)

@@ -1,7 +1,8 @@
 """What traffic is like when nothing is wrong, and how unlike it each request is: one number a feature.
 
-A text gives two: its distance from its nearest neighbours among reference texts, which new topics raise, and which
-topic it belongs to, which a new mix of old topics moves. Half of the reference are the neighbours and make the topics;
+A text gives three: its distance from its nearest neighbours among reference texts, which new topics raise; how rare its
+terms are, which does so where texts are long and unlike each other; and which topic it belongs to, which a new mix of
+old topics moves. Half of the reference are the neighbours and make the topics;
 the other half is measured against them as all later requests are: measured alike, they are exchangeable.
 """
 
@@ -14,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from longrein.core.text import language
-from longrein.ops.drift.text import F32, MOST, SIZE, TERMS, embed, rarity
+from longrein.ops.drift.text import F32, MOST, SIZE, TERMS, Vectors, embed, rarity
 
 F64 = npt.NDArray[np.float64]
 NEIGHBOURS = 2000  # reference texts that new ones are compared with, at most
 NEAREST = 3
 TOPICS = 16
 LABELS = 64  # told apart; all others are one
-TOPIC = " topic"  # "input topic" is the second feature of the text "input"
+RARITY, TOPIC = " rarity", " topic"  # "input rarity" and "input topic" are features of the text "input"
 
 
 class Sample(NamedTuple):
@@ -54,7 +55,7 @@ class Texts:
     @classmethod
     def fit(cls, texts: Sequence[str]) -> Self:
         weights = rounded(rarity(texts))
-        vectors = rounded(embed(texts[:NEIGHBOURS], weights))
+        vectors = rounded(embed(texts[:NEIGHBOURS], weights).directions)
         topics = clusters(vectors, min(TOPICS, max(1, len(vectors) // 20)))
         order = np.argsort(-np.bincount(np.argmax(vectors @ topics.T, axis=1), minlength=len(topics)), kind="stable")
         return cls(weights, vectors, rounded(topics[order]))
@@ -100,22 +101,26 @@ class Reference:
             {name: [label for label, _ in found.most_common(LABELS)] for name, found in labels.items()},
         )
 
-    def embed(self, samples: Sequence[Sample]) -> dict[str, F32]:
-        """The vectors of each text, of length 1; zeros where a sample has none."""
-        vectors = {}
+    def embed(self, samples: Sequence[Sample]) -> dict[str, Vectors]:
+        """Each text; zeros where a sample has none."""
+        found = {}
         for name, texts in self.texts.items():
             there = np.array([name in s.texts for s in samples], bool)
-            vectors[name] = np.zeros((len(samples), SIZE), np.float32)
-            vectors[name][there] = rounded(embed((s.texts[name] for s in samples if name in s.texts), texts.weights))
-        return vectors
+            known = embed((s.texts[name] for s in samples if name in s.texts), texts.weights)
+            directions, rarity = np.zeros((len(samples), SIZE), np.float32), np.zeros(len(samples), np.float32)
+            directions[there], rarity[there] = rounded(known.directions), known.rarity
+            found[name] = Vectors(directions, rarity)
+        return found
 
-    def measure(self, samples: Sequence[Sample], vectors: Mapping[str, F32]) -> dict[str, F64]:
+    def measure(self, samples: Sequence[Sample], vectors: Mapping[str, Vectors]) -> dict[str, F64]:
         """The value of each feature in each sample; NaN where there is none."""
         features: dict[str, F64] = {}
         for name, texts in self.texts.items():
             absent = np.array([name not in s.texts for s in samples], bool)
-            features[name] = np.where(absent, np.nan, texts.distance(vectors[name]))
-            features[name + TOPIC] = np.where(absent, np.nan, texts.topic(vectors[name]))
+            directions, rarity = vectors[name]
+            features[name] = np.where(absent, np.nan, texts.distance(directions))
+            features[name + RARITY] = np.where(absent, np.nan, rarity.astype(np.float64))
+            features[name + TOPIC] = np.where(absent, np.nan, texts.topic(directions))
         for name, codes in self.labels.items():
             values = [codes.get(s.labels[name], len(codes)) if name in s.labels else np.nan for s in samples]
             features[name] = np.array(values, np.float64)

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -19,6 +20,7 @@ from longrein.core.text import fold
 SIZE = 256  # of a vector
 TERMS = 1 << 16  # rarity is known by this many hashes
 LONGEST = 4  # n of the n-grams
+HAN = 0x3400, 0x9FFF
 MOST = 4096  # characters of a text that are looked at
 
 F32 = npt.NDArray[np.float32]
@@ -28,16 +30,27 @@ _words = re.compile(r"[a-z0-9']{2,}|[\u3400-\u9fff]{1,}|[^\W\d_\u3400-\u9fff]{2,
 _han = re.compile("[\u3400-\u9fff]")
 
 
+class Vectors(NamedTuple):
+    """Texts as numbers."""
+
+    directions: F32  # (n, SIZE), each of length 1, or 0 for a text without terms
+    rarity: F32  # (n,): the mean of its terms', higher in what is unlike all before
+
+
 def terms(text: str) -> U64:
-    """A hash of each n-gram, word and pair of words, as often as it occurs."""
+    """A hash of each n-gram, word and pair of words, as often as it occurs. Two characters of Chinese are about a word:
+    longer n-grams of it hardly ever come again, and are none."""
     text = " " + fold(text[: 2 * MOST])[:MOST] + " "
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    han = None if text.isascii() else np.cumsum(np.append(0, (codes >= HAN[0]) & (codes <= HAN[1])))
     gram, found = np.zeros(len(codes), np.uint64), []
     for n in range(1, LONGEST + 1):
-        gram = gram[: len(codes) - n + 1] * _STEP + codes[n - 1 :] + np.uint64(1)
-        found.append(gram + np.uint64(n << 60))
+        size = len(codes) - n + 1
+        gram = gram[:size] * _STEP + codes[n - 1 :] + np.uint64(1)
+        grams = gram + np.uint64(n << 60)
+        found.append(grams if han is None or n <= 2 else grams[han[n:] == han[:size]])
         gram = gram[:-1]
-    words = [crc32(w.encode("utf-8", "surrogatepass")) for w in text.split()]
+    words = [crc32(w.encode("utf-8", "surrogatepass")) for w in text.split() if not _han.search(w)]
     pairs = [(a << 32) | b for a, b in pairwise(words)]
     hashes = np.concatenate([*found, np.array(words + pairs, np.uint64)])
     hashes = (hashes ^ (hashes >> np.uint64(29))) * _MIX
@@ -52,18 +65,20 @@ def rarity(texts: Sequence[str]) -> F32:
     return np.asarray(np.log((len(texts) + 1) / times), np.float32)
 
 
-def embed(texts: Iterable[str], weights: F32) -> F32:
-    """Vectors of length 1, one a text."""
-    vectors = [_embed(text, weights) for text in texts]
-    return np.stack(vectors) if vectors else np.zeros((0, SIZE), np.float32)
+def embed(texts: Iterable[str], weights: F32) -> Vectors:
+    found = [_embed(text, weights) for text in texts]
+    directions = np.stack([direction for direction, _ in found]) if found else np.zeros((0, SIZE), np.float32)
+    return Vectors(directions, np.array([rare for _, rare in found], np.float32))
 
 
-def _embed(text: str, weights: F32) -> F32:
+def _embed(text: str, weights: F32) -> tuple[F32, float]:
     hashes = terms(text)
     signs = 1.0 - 2.0 * ((hashes >> np.uint64(8)) & np.uint64(1)).astype(np.float32)
     cells = ((hashes >> np.uint64(10)) & np.uint64(SIZE - 1)).astype(np.int64)
-    vector = np.bincount(cells, weights[_slot(hashes)] * signs, SIZE)
-    return np.asarray(vector / max(float(np.sqrt(vector @ vector)), 1e-9), np.float32)
+    rare = weights[_slot(hashes)]
+    sums = np.bincount(cells, rare * signs, SIZE)
+    direction = np.asarray(sums / max(float(np.sqrt(sums @ sums)), 1e-9), np.float32)
+    return direction, float(rare.mean()) if len(rare) else 0.0
 
 
 def _slot(hashes: U64) -> npt.NDArray[np.int64]:

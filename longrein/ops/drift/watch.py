@@ -19,17 +19,17 @@ import numpy.typing as npt
 from longrein.core import plugins
 from longrein.core.errors import Error
 from longrein.core.ports import Detector
-from longrein.ops.drift.reference import F64, Reference, Sample
+from longrein.ops.drift.reference import F64, RARITY, Reference, Sample
 
 SEASONS = {"none": 1, "day": 24, "week": 168}  # how many kinds of hour are told apart, in UTC
 HOUR_MS = 3_600_000
 FEATURES = 64  # at most
 LEARNED = 10_000  # samples of the reference that are looked at, at most
 KEPT = 500  # requests of the reference, and of the newest, that are remembered for explanations
-HEAVY = 4.0  # the weight of a text's distance; of all other features 1
+HEAVY = 4.0  # the weight of a text's distance and rarity; of all other features 1
 MARKS = 512  # of times
 BATCH = 256
-VERSION = 1  # of what is dumped
+VERSION = 2  # of what is dumped
 
 F16 = npt.NDArray[np.float16]
 
@@ -161,9 +161,10 @@ class Watch:
         return np.asarray(self._weights() @ np.array(paths)) if paths else np.zeros(len(batch))
 
     def _weights(self) -> F64:
-        """Of each feature; what tells most of a new kind of request, its distance from all others, has the most."""
+        """Of each feature; what tells of a new kind of request has the most."""
         assert self.reference
-        found = np.array([HEAVY if name in self.reference.texts else 1.0 for name in self._detectors])
+        heavy = {name + which for name in self.reference.texts for which in ("", RARITY)}
+        found = np.array([HEAVY if name in heavy else 1.0 for name in self._detectors])
         return np.asarray(found / found.sum())
 
     def _measure(self, batch: Sequence[Sample]) -> tuple[dict[str, F64], list[Kept]]:
@@ -171,7 +172,7 @@ class Watch:
         vectors = self.reference.embed(batch)
         features = self.reference.measure(batch, vectors)
         columns = {name: found.tolist() for name, found in features.items()}
-        small = {name: found.astype(np.float16) for name, found in vectors.items()}
+        small = {name: found.directions.astype(np.float16) for name, found in vectors.items()}
         kept = []
         for i, s in enumerate(batch):
             values = {name: column[i] for name, column in columns.items() if column[i] == column[i]}  # no NaN

@@ -27,7 +27,7 @@ class Delivery:
 
     def __init__(self, site: "Site") -> None:
         self.site, self.channels = site, site.spec.channels
-        self._sending: dict[str, tuple[threading.Thread, float]] = {}
+        self._sending: dict[str, tuple[threading.Thread, float, Claim]] = {}
         self._known = False
 
     def look(self, now: int) -> None:
@@ -38,17 +38,26 @@ class Delivery:
             return
         self._notice(now)
         for name, config in self.channels.items():
-            thread, began_s = self._sending.get(name, (None, 0.0))
-            if thread and thread.is_alive() and time.monotonic() - began_s < LEASE_MS / 1000:
+            if self._busy(name, now):
                 continue
             if claim := self.site.ledger.notices.claim(name, now, int(config.wait_s * 1000)):
                 thread = threading.Thread(target=self._send, args=(claim, config, now), name=f"to {name}", daemon=True)
-                self._sending[name] = thread, time.monotonic()
+                self._sending[name] = thread, time.monotonic(), claim
                 thread.start()
+
+    def _busy(self, name: str, now: int) -> bool:
+        """Whether it is being sent to. Who drips an answer for longer than a claim lasts is left to it, as failed."""
+        thread, began_s, claim = self._sending.get(name, (None, 0.0, None))
+        if thread is None or claim is None or not thread.is_alive():
+            return False
+        if time.monotonic() - began_s >= LEASE_MS / 1000:
+            del self._sending[name]
+            self.site.ledger.notices.failed(claim, "the receiver takes too long", now)
+        return True
 
     def close(self) -> None:
         deadline = time.monotonic() + CLOSE_S
-        for thread, _ in self._sending.values():
+        for thread, _, _ in self._sending.values():
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _notice(self, now: int) -> None:

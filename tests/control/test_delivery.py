@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from receiver import Got, Receiver, receiver
 
+from longrein.control import delivery as module
 from longrein.control import nouns
 from longrein.control.delivery import Delivery
 from longrein.control.observer import Site
@@ -277,6 +278,25 @@ def test_a_slow_receiver_does_not_hold_up_a_look(ledger: Ledger, server: Receive
     to.close()
     tell(to, NOW + 21)
     assert told(server) == [[("latency", "firing")], [("b", "firing")]]
+
+
+def test_a_receiver_that_never_ends_its_answer_has_failed(
+    ledger: Ledger, server: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = threading.Event()
+    server.answer = lambda got: (200 if len(server.got) > 1 or hold.wait(60) else 500, {}, b"")
+    to = delivery(ledger, tmp_path, spec(server, wait_s=0))
+    fire(ledger)
+    to.look(NOW)
+    to.look(NOW + 1)
+    server.wait(1)
+    monkeypatch.setattr(module, "LEASE_MS", 0)
+    to.look(NOW + 2)
+    state = ledger.notices.channels(NOW)["ops"]
+    assert (state.waiting, state.error, state.retry_ms) == (1, "the receiver takes too long", NOW + 2 + FIRST_MS)
+    tell(to, NOW + 2 + FIRST_MS)
+    assert len(server.got) == 2 and ledger.notices.channels(NOW)["ops"].failing_ms is None
+    hold.set()
 
 
 def test_a_clock_set_back_holds_nothing_up(ledger: Ledger, server: Receiver, tmp_path: Path) -> None:

@@ -88,9 +88,15 @@ def test_cost_scores_and_samples_in_short(ledger: Ledger):
 def test_what_cannot_be_asked(ledger: Ledger):
     with pytest.raises(Error, match="not told by 'user'"):
         read(ledger, NOW, by=("user",))
-    with pytest.raises(Error, match="more than 10,000 steps"):
-        read(ledger, 0, step_ms=1000)
     assert read(ledger, NOW + DAY_MS) == [] == read(ledger, 0, 1)
+
+
+def test_all_of_the_time_in_short_steps_is_as_many_points_as_there_are_blocks(ledger: Ledger):
+    ledger.traffic.put("w", [block(NOW - i * DAY_MS) for i in range(400)])
+    while ledger.traffic.compact(NOW):
+        pass
+    assert sum(p.block.requests for p in read(ledger, 0, step_ms=1)) == 400
+    assert len(read(ledger, 0, step_ms=1)) == 400
 
 
 def test_bars():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from longrein.core.errors import Error, nearest
 from longrein.core.histogram import Histogram
 from longrein.core.ledger import Block, Ledger, now_ms
-from longrein.core.ledger.traffic import BLOCK_MS, KEPT
+from longrein.core.ledger.traffic import KEPT
 from longrein.ops.monitor.catalogue import ENGINE, grows
 
 BY = ("endpoint", "release", "team")
@@ -20,7 +20,6 @@ COUNTS = (
     "requests", "errors", "refused", "cancelled", "guarded", "refusals", "cached", "tokens_in", "tokens_out",
     "tokens_cached",
 )  # fmt: skip
-MOST_STEPS = 10_000
 
 
 class Point(NamedTuple):
@@ -51,8 +50,6 @@ def read(
     for name in by:
         if name not in BY:
             raise Error("invalid", f"traffic is not told by {name!r}", nearest(name, BY))
-    if step_ms and (until - since_ms) / max(step_ms, BLOCK_MS) > MOST_STEPS:
-        raise Error("invalid", f"that would be more than {MOST_STEPS:,} steps", "ask for longer ones, or less time")
     blocks = [
         block for block in ledger.traffic.blocks(endpoint, _floor(since_ms, now), until, teams="team" in by)
         if not block.arm and (endpoint is not None or block.endpoint)

@@ -56,7 +56,8 @@ class Alerting:
             self._head = head
 
     def _resolve_undeclared(self) -> None:
-        """What fires for an objective that nobody declares any more would fire for ever."""
+        """What fires for an objective that nobody declares any more would fire for ever, and be shown."""
+        self.site.ledger.objectives.keep([watch.name for watch in self._watches])
         known = {(o.kind, f"endpoint:{w.name}", o.name) for w in self._watches for o in w.series}
         for alert in self.site.ledger.alerts.firing():
             key = (alert.kind, alert.subject, alert.name)

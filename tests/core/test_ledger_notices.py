@@ -146,3 +146,7 @@ def test_objectives_are_kept_as_they_stood_last(ledger: Ledger) -> None:
     assert ledger.objectives.all() == {
         "b": {"latency": {"updated_ms": NOW}}, "客服": {"latency": {"left": 0.4, "updated_ms": NOW + 1}}
     }  # fmt: skip
+    ledger.objectives.keep(["客服"])
+    assert list(ledger.objectives.all()) == ["客服"]
+    ledger.objectives.keep([])
+    assert ledger.objectives.all() == {}

@@ -1,5 +1,6 @@
 """How the objectives of endpoints stood when somebody looked last, for all who want to show it."""
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,6 +23,15 @@ class Objectives:
                 insert = self.db.insert(objectives).values(row)
                 changed = {"state": insert.excluded.state, "updated_ms": insert.excluded.updated_ms}
                 connection.execute(insert.on_conflict_do_update(index_elements=["endpoint", "name"], set_=changed))
+
+    def keep(self, endpoints: Collection[str]) -> None:
+        """Forget those of all other endpoints."""
+        gone = objectives.c.endpoint.not_in(endpoints)
+        with self.db.read() as connection:
+            if connection.execute(sa.select(objectives.c.name).where(gone).limit(1)).first() is None:
+                return
+        with self.db.write() as connection:
+            connection.execute(objectives.delete().where(gone))
 
     def all(self) -> dict[str, dict[str, dict[str, Any]]]:
         """{endpoint: {name: state}}, each state with its updated_ms."""

@@ -31,7 +31,7 @@ import longrein as lr
 HERE = Path(__file__).parent
 ENDPOINT = "assistant"
 BAD = (
-    ("a bad release", "    epochs: 4", "    epochs: 4\n    max_steps: 25"),
+    ("a bad release", "    epochs: 4", "    epochs: 4\n    max_steps: 5"),
     ("a bad prompt", "    prompt: intent\n    gates", "    prompt: hurried\n    gates"),
 )
 Answer = tuple[float, str, bool, str]  # when (s), known or new, right, release

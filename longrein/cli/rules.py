@@ -34,6 +34,7 @@ def command(ctx: click.Context, limit: int) -> None:
 def run(session: Session, name: str, endpoint: str, dry_run: bool) -> None:
     """Fire a rule now, and stay with it until it is done."""
     from longrein.control.rules import act, due, firing
+    from longrein.control.rules.rule import OF_ENDPOINT
     from longrein.core.ledger import now_ms
 
     workspace = session.workspace
@@ -43,6 +44,8 @@ def run(session: Session, name: str, endpoint: str, dry_run: bool) -> None:
     if endpoint and endpoint not in spec.endpoints:
         raise Error("not_found", f"there is no endpoint {endpoint!r}", nearest(endpoint, spec.endpoints))
     rule, now = spec.rules[name], now_ms()
+    if not (rule.endpoint or endpoint) and any(action in OF_ENDPOINT for action, _ in rule.actions):
+        raise Error("invalid", f"{name} names no endpoint", f"longrein rules run {name} --endpoint NAME")
     cause = due.Cause(f"hand:{now}:{os.getpid()}", rule.on or "schedule", endpoint, "fired by hand", now, now)
     if dry_run:
         _, held = due.decide(name, rule, [cause], firing.past(workspace.ledger, name, rule, now), now)

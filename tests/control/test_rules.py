@@ -251,8 +251,9 @@ def test_two_observers_fire_once_and_a_kill_loses_nothing(project: Path) -> None
     ids = ask(workspace, 4)
     parts = [observe.Rules(site(workspace)) for _ in range(2)]
     drift(workspace)
+    at = now_ms()
     for part in parts:
-        part.look(now_ms())
+        part.look(at)
     assert len(firing.recent(workspace.ledger)) == 1
     children = [child for part in parts for child, _ in part._at_work.values()]
     (busy,) = until(lambda: [f for f in firing.under_way(workspace.ledger) if "waits for 3" in f.now])
@@ -263,9 +264,9 @@ def test_two_observers_fire_once_and_a_kill_loses_nothing(project: Path) -> None
         child.wait(60)  # the other one found it taken
     for id in ids:
         label(workspace, id)
-    parts[1].look(now_ms())
+    parts[1].look(at + 1)
     assert not parts[1]._at_work or all(child.poll() is not None for child, _ in parts[1]._at_work.values())
-    parts[1].look(now_ms() + observe.AGAIN_MS)  # not at once: it may die again
+    parts[1].look(at + observe.AGAIN_MS)  # not at once: it may die again
     ((again, _),) = parts[1]._at_work.values()
     assert again.wait(120) == 0
     (done,) = firing.recent(workspace.ledger)
@@ -304,6 +305,15 @@ def test_the_verb(project: Path) -> None:
     assert "0 3 * * *" in listed.stdout and "✓ unfreeze: shop takes new releases" in listed.stdout
     wrong = longrein(project, "rules", "run", "mnd")
     assert wrong.returncode and "did you mean 'mend'?" in wrong.stderr
+
+
+def test_by_hand_it_needs_to_know_where(project: Path) -> None:
+    workspace = declare(project, {"collect": COLLECT})
+    assert "--endpoint NAME" in longrein(project, "rules", "run", "mend").stderr
+    for id in ask(workspace, 3):  # before it was asked for
+        label(workspace, id)
+    ran = json.loads(longrein(project, "rules", "run", "mend", "--endpoint", "shop", "--json").stdout)
+    assert ran["actions"][0]["done"].startswith("3 requests in data/new/")
 
 
 def test_status_says_what_it_is_at(project: Path) -> None:

@@ -175,18 +175,21 @@ def _collect(place: Place, trying: Attempt, i: int, options: Any) -> None:
     firing, ledger = trying.firing, place.ledger
     folder = place.project / options.into
     file = folder / f"{firing.name}-{firing.run.id[:12]}.jsonl"
+    since = (
+        firing.cause.since_ms if firing.cause.alert else 0
+    )  # of the time, or by hand: all that was not collected yet
     if not file.exists():
         had = samples.collected(folder)
         until = firing.run.started_ms + int(seconds(options.wait) * 1000)
         labelled, counted = options.label == "feedback", -1
         while True:
-            count = sum(1 for _ in ledger.feedback.labels(firing.endpoint, firing.cause.since_ms)) if labelled else 0
+            count = sum(1 for _ in ledger.feedback.labels(firing.endpoint, since)) if labelled else 0
             late = now_ms() > until
             if count != counted and (late or not labelled or count >= options.at_least):
                 counted = count
                 rows = samples.gather(
                     ledger, RequestLog(place.project / ".longrein" / record.FOLDER), firing.endpoint, but=had,
-                    since_ms=firing.cause.since_ms, labelled=labelled, limit=options.limit,
+                    since_ms=since, labelled=labelled, limit=options.limit,
                 )  # fmt: skip
                 if len(rows) >= options.at_least:
                     break

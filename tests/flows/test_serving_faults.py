@@ -198,7 +198,8 @@ class Load:
 
 def written(world: World) -> list[str]:
     """The ids in the log, as often as they are there."""
-    lines = b"".join(p.read_bytes() for p in (world.folder / ".longrein" / "requests").glob("*.jsonl")).split(b"\n")
+    files = (world.folder / ".longrein" / "requests").glob("*.jsonl")
+    lines = b"\n".join(p.read_bytes() for p in files).split(b"\n")  # a full disk leaves a torn line at a file's end
     return [json.loads(line)["id"] for line in lines if line.endswith(b"}")]
 
 

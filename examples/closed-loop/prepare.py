@@ -21,26 +21,33 @@ NEW = ("travel", "kitchen_and_dining")  # the domains that come as a surprise
 
 
 def prepare(
-    source: Path, target: Path, *, known: Sequence[str] = (), new: Sequence[str] = NEW, rows: int = 100
+    source: Path,
+    target: Path,
+    *,
+    known: Sequence[str] = (),
+    new: Sequence[str] = NEW,
+    intents: int = 15,
+    rows: int = 100,
 ) -> None:
-    """known: domains, all but the new ones where not given. rows: of each intent, for the first model."""
+    """known: domains, all but the new ones where not given. intents: of each. rows: of an intent, to learn first."""
     parts = json.loads((source / "data_full.json").read_text("utf-8"))
     domains = json.loads((source / "domains.json").read_text("utf-8"))
     known = known or [name for name in domains if name not in new]
-    old, coming = ({intent for name in names for intent in domains[name]} for names in (known, new))
-    learnt, count = [], dict.fromkeys(old, 0)
-    for text, intent in parts["train"]:
-        if intent in old and count[intent] < rows:
-            count[intent] += 1
+    old, coming = ({intent for name in names for intent in domains[name][:intents]} for names in (known, new))
+    learnt, asked, count = [], [], dict.fromkeys(old, 0)
+    for text, intent in (row for row in parts["train"] if row[1] in old):
+        count[intent] += 1
+        if count[intent] <= rows:
             learnt.append({"text": text, "intent": words(intent), "split": "train"})
-    learnt += [{"text": t, "intent": words(i), "split": "validation"} for t, i in parts["val"] if i in old][
-        : len(learnt) // 5
-    ]
-    tests = [(t, i) for t, i in parts["test"] if i in old]
-    asked = random.Random(0).sample(tests, len(tests))
-    learnt += [{"text": t, "intent": words(i), "split": "test"} for t, i in asked[: len(asked) // 3]]
+        else:
+            asked.append([text, words(intent)])
+    checks = [{"text": t, "intent": words(i), "split": "validation"} for t, i in parts["val"] if i in old]
+    learnt += checks[: len(learnt) // 5]
+    tests = random.Random(0).sample(rest := [(t, words(i)) for t, i in parts["test"] if i in old], len(rest))
+    learnt += [{"text": t, "intent": i, "split": "test"} for t, i in tests[: len(tests) // 3]]
+    asked += [[text, intent] for text, intent in tests[len(tests) // 3 :]]
     users = {
-        "known": [[t, words(i)] for t, i in asked[len(asked) // 3 :]],
+        "known": random.Random(0).sample(asked, len(asked)),
         "new": [[t, words(i)] for part in ("train", "test") for t, i in parts[part] if i in coming],
     }
     (target / "data").mkdir(parents=True, exist_ok=True)

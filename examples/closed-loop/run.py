@@ -2,8 +2,8 @@
 
     python run.py
 
-Users ask what the model was trained for; then a third of them begin to ask about two domains it has never seen. What
-they really wanted is known some seconds later, and is sent to /v1/feedback as a label. The rest is Longrein's: it
+Users ask what the model was trained for; then half of them begin to ask about two domains it has never seen. What they
+really wanted is known some seconds later, and is sent to /v1/feedback as a label. The rest is Longrein's: it
 notices, collects, trains, judges, and moves the better release in. Then two bad ones are forced past the gate, and are
 taken back. Writes data/answers.csv, and accuracy.png where matplotlib is installed.
 """
@@ -147,7 +147,7 @@ class Story:
 
     def ended(self, id: int) -> Any:
         """A rollout, once it is over."""
-        rollout = until("the end of the rollout", lambda: None if (r := self.ledger.rollouts.get(id)).live else r, 400)
+        rollout = until("the end of the rollout", lambda: None if (r := self.ledger.rollouts.get(id)).live else r)
         self.mark(f"{rollout.candidate.ref} {rollout.status.replace('_', ' ')} by {rollout.actor}: {rollout.reason}")
         return rollout
 
@@ -157,12 +157,12 @@ class Story:
         self.mark(f"{self.first.ref} answers what it was trained for")
         self.wait_for_answers(quiet)
         facts: dict[str, Any] = {"early": self.ledger.alerts.firing("drifted"), "before": users.accuracy("known")}
-        shifted, asked = self.mark("a third of the users ask about something new"), len(users.answers)
-        users.new = 1 / 3
+        shifted, asked = self.mark("half of the users ask about something new"), len(users.answers)
+        users.new = 1 / 2
         alert = until("an alert", lambda: next(iter(self.ledger.alerts.firing("drifted")), None))
         facts |= {"alert": alert, "delay": sum(a[1] == "new" for a in users.answers[asked:])}
         self.mark(f"noticed after {facts['delay']} such requests: {alert.summary}")
-        rollout = until("a new release", lambda: self.ledger.rollouts.live(ENDPOINT), 400)
+        rollout = until("a new release", lambda: self.ledger.rollouts.live(ENDPOINT))
         files = self.root.glob("data/collected/*.jsonl")
         facts["rows"] = [json.loads(line) for file in files for line in file.open(encoding="utf-8")]
         self.mark(
@@ -216,7 +216,7 @@ def ready(url: str) -> bool:
         return False
 
 
-def until(what: str, condition: Callable[[], Any], most_s: float = 200) -> Any:
+def until(what: str, condition: Callable[[], Any], most_s: float = 600) -> Any:
     deadline = time.monotonic() + most_s
     while not (found := condition()):
         if time.monotonic() > deadline:

@@ -138,6 +138,8 @@ def execute(connection: sa.Connection, statement: str, *rows: Sequence[Any]) -> 
         else:
             cursor.execute(statement, *rows)
     except driver as error:
+        if connection.dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor):
+            connection.invalidate(error)  # or the pool would try to reset it, and complain
         raise sa.exc.DBAPIError.instance(statement, None, error, driver, dialect=connection.dialect) from error
     return cursor
 

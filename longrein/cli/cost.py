@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from longrein.cli import _text
 from longrein.cli._complete import refs
@@ -85,6 +84,8 @@ def what_if(
 
 
 def _price(text: str) -> Any:
+    import msgspec
+
     from longrein.core.limit import Price
 
     try:
@@ -96,6 +97,8 @@ def _price(text: str) -> Any:
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:
     """Errors: `invalid`."""
+    import msgspec
+
     found: dict[str, Any] = {}
     for text in texts:
         name, sign, value = text.partition("=")
@@ -161,6 +164,8 @@ def _notes(report: "Report") -> list[str]:
 
 
 def to_csv(report: "Report") -> str:
+    import msgspec
+
     rows = [{**msgspec.structs.asdict(line), "endpoints": " ".join(line.endpoints)} for line in report.lines]
     rest = [{"group": one.what, "cost_usd": one.usd} for one in (*report.rest, *report.steps)]
     names = [name for name in type(report.total).__struct_fields__]

@@ -146,8 +146,12 @@ def wrong(words: list[str]) -> str:
     command = known(plain[0])
     if command is None:
         return f"no verb {plain[0]}"
-    if isinstance(command, click.Group) and len(plain) > 1 and not (
-        command.invoke_without_command and plain[1] not in command.commands  # the value of an option of its own
+    if (
+        isinstance(command, click.Group)
+        and len(plain) > 1
+        and not (
+            command.invoke_without_command and plain[1] not in command.commands  # the value of an option of its own
+        )
     ):
         command = command.commands.get(plain[1])
         if command is None:

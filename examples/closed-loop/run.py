@@ -148,7 +148,8 @@ class Story:
     def ended(self, id: int) -> Any:
         """A rollout, once it is over."""
         rollout = until("the end of the rollout", lambda: None if (r := self.ledger.rollouts.get(id)).live else r)
-        self.mark(f"{rollout.candidate.ref} {rollout.status.replace('_', ' ')} by {rollout.actor}: {rollout.reason}")
+        what = rollout.status.replace("_", " ")
+        self.mark(f"{rollout.candidate.ref} {what} by its {rollout.actor}: {rollout.reason}")
         return rollout
 
     def learns(self, quiet: int, after: int) -> dict[str, Any]:
@@ -256,9 +257,9 @@ def keep(root: Path, facts: dict[str, Any]) -> None:
     for number, (at, text) in enumerate(facts["marks"], 1):
         axes.axvline(at, color="0.8", zorder=0)
         axes.text(at, 1.03, str(number), ha="center")
-        axes.plot([], [], " ", label=f"{number}  {text[:70]}")
-    axes.set(xlabel="seconds", ylabel="answers that were right, of 100 each", ylim=(0, 1.1))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8)
+        axes.plot([], [], " ", label=f"{number}  {text.partition(': ')[0]}")
+    axes.set(xlabel="seconds", ylabel="share of 100 answers that were right", ylim=(0, 1.1))
+    figure.legend(loc="outside lower center", fontsize=8, ncols=2)
     figure.savefig(root / "accuracy.png", dpi=120)
 
 

@@ -45,7 +45,7 @@ def started(
         gateway = several = workspace.workers(host, port, workers)
         signal.signal(signal.SIGHUP, lambda *_: several.reload())
     note = workspace.home / NOTE
-    driver = Driver(workspace.ledger, actor=workspace.actor, moved=moved)
+    driver = Driver(workspace.ledger, actor="rollout", moved=moved)
     observer = None
     try:
         gateway.start()

@@ -68,8 +68,8 @@ DRIFT: dict[str, Any] = {
         ),
         (
             "degraded", {"rollout": 3, "release": "release:客服@2", "reason": "latency"},
-            "release release:客服@2 did worse and was rolled back: latency",
-            "发布 release:客服@2 表现更差，已自动回滚：latency",
+            "release:客服@2 did worse and was rolled back: latency",
+            "release:客服@2 表现更差，已自动回滚：latency",
         ),
         (
             "drifted", DRIFT,

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from longrein.control import nouns
+from longrein.control.rules import firing
 from longrein.core import meter, record
 from longrein.core.errors import Error
 from longrein.core.ledger import Asset, Ledger, Run, now_ms
@@ -102,7 +103,8 @@ def _steps(
     site: Site, spec: nouns.Lifecycle, rates: Rates, engines: Sequence[meter.Engine], since_ms: int, until_ms: int
 ) -> list[Rest]:
     """What runs cost that ended in this time, by what they did, and what is stored."""
-    runs = [r for r in site.ledger.runs.recent(limit=MOST_RUNS) if r.ended_ms and since_ms <= r.ended_ms < until_ms]
+    recent = (r for r in site.ledger.runs.recent(limit=MOST_RUNS) if r.ended_ms and since_ms <= r.ended_ms < until_ms)
+    runs = [r for r in recent if r.capability != firing.CAPABILITY]  # a firing's cost is that of the runs it started
     found: dict[str, list[float]] = {}
     for run in runs:
         found.setdefault(run.capability or "runs", []).append(_cost(run, rates))

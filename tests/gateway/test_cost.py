@@ -164,6 +164,15 @@ def test_the_report_of_a_busy_hour_is_the_bill_too(served):
     assert value.spent(site, "endpoint", 0, idle=True).total.cost_usd == pytest.approx(found.bill_usd)
 
 
+def test_what_a_rule_started_is_paid_once(ledger, tmp_path):
+    ledger.work.want({"project": "test"}, actor="ann")
+    for capability in ("control.rules", "models.train"):
+        run = ledger.runs.start(capability=capability, name="x", actor="ann")
+        ledger.runs.finish(run, actor="ann", cost_usd=2.0)
+    found = value.spent(value.Site(ledger, tmp_path / ".longrein"), "endpoint", 0, until_ms=FOREVER)
+    assert [(one.what, one.usd) for one in found.steps] == [("models.train", 2.0)]
+
+
 def test_what_if(served):
     world, _ = served
     site = value.Site(world.ledger, world.folder / ".longrein")

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,11 +101,19 @@ class Segment:
         return self._file.tell() > ROTATE_BYTES or time.monotonic() - self._opened > ROTATE_S
 
     def append(self, lines: bytes) -> None:
-        """Whole lines, each with its end. Errors: OSError; then none or a part of them is there, which is harmless."""
-        data = b"\n" + lines if self._torn else lines
-        self._torn = True
-        while data:
-            data = data[self._file.write(data) :]
+        """Whole lines, each with its end: all of them or none. Errors: OSError."""
+        torn, self._torn = self._torn, True
+        data = b"\n" + lines if torn else lines
+        file = self._file.fileno()
+        size = os.fstat(file).st_size
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:  # they will be given again: what is there of them would be there twice
+            with suppress(OSError):
+                os.ftruncate(file, size)
+                self._torn = torn
+            raise
         self._torn = False
 
     def close(self) -> None:

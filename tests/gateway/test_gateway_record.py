@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -84,6 +85,21 @@ def test_a_full_disk_loses_nothing_until_memory_is_full_and_stops_nobody(tmp_pat
     recorder.close()
     os.close(full), os.close(whole)
     assert len(RequestLog(tmp_path).find()) == 12 and recorder.dropped == 15
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_write_keeps_no_line_twice(tmp_path):
+    segment = Segment(tmp_path, "w")
+    segment.append(b'{"id":"req-1","ts_ms":1}\n')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (segment.path.stat().st_size + 30, before[1]))  # one line and a piece
+        with pytest.raises(OSError):
+            segment.append(b'{"id":"req-2","ts_ms":2}\n{"id":"req-3","ts_ms":3}\n')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert segment.path.read_bytes().count(b"\n") == 1
+    segment.append(b'{"id":"req-2","ts_ms":2}\n{"id":"req-3","ts_ms":3}\n')
+    assert segment.path.read_bytes().count(b"req-2") == 1 and len(RequestLog(tmp_path).find()) == 3
 
 
 def test_a_torn_line_does_not_spoil_the_next(tmp_path):

@@ -6,7 +6,6 @@ given up past a bound; of the counts nothing is lost, for they only grow.
 """
 
 import logging
-import os
 import platform
 import random
 import threading
@@ -20,9 +19,10 @@ import msgspec
 
 from longrein.core import plugins, trace
 from longrein.core.errors import Error
+from longrein.core.files import replace
 from longrein.core.ledger import now_ms
 from longrein.core.ports import Sink
-from longrein.core.record import FOLDER, Record, lock
+from longrein.core.record import FOLDER, Record, held_bytes, lock
 from longrein.data.requests import PERSONAL
 from longrein.data.tail import Tail, Taken
 from longrein.ops.monitor.sink import Config
@@ -170,7 +170,7 @@ class Exporter:
             if trace.of(one.record.id, one.record.trace).kept(self.config.traces):
                 one = one._replace(record=self._shown(one.record))
                 self.waiting.append(one)
-                self._bytes += _size(one)
+                self._bytes += held_bytes(one.record)
 
     def _shown(self, record: Record) -> Record:
         return record if self.config.personal else msgspec.structs.replace(record, **PERSONAL)
@@ -182,7 +182,7 @@ class Exporter:
         batch: list[Taken] = []
         size = 0
         for one in self.waiting:
-            size += _size(one)
+            size += held_bytes(one.record)
             if batch and (len(batch) == BATCH or size > BATCH_BYTES):
                 break
             batch.append(one)
@@ -226,7 +226,7 @@ class Exporter:
     def _done(self, count: int) -> None:
         for _ in range(count):
             one = self.waiting.popleft()
-            self._bytes -= _size(one)
+            self._bytes -= held_bytes(one.record)
             self._sent[one.segment] = one.end
 
     def _kept(self) -> Any:
@@ -242,14 +242,8 @@ class Exporter:
         counted = self._tail.place
         sent = {name: end for name, end in self._sent.items() if name in counted} if self.waiting else counted
         state = {"sent": sent, "counted": counted, "totals": self._totals.as_json()}
-        new = self._file.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(state))
-        os.replace(new, self._file)
+        replace(self._file, msgspec.json.encode(state))
 
     @property
     def _file(self) -> Path:
         return self.home / f"{self.name}.json"
-
-
-def _size(one: Taken) -> int:
-    return 500 + len(one.record.input or "") + len(one.record.output or "")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from longrein.core.files import replace
 from longrein.core.record import DAYS
 
 FOLDER = "engines"  # in .longrein
@@ -78,8 +79,7 @@ class Meter:
 
     def _write(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._path.with_suffix(".new").write_bytes(msgspec.json.encode(self._today))
-        os.replace(self._path.with_suffix(".new"), self._path)
+        replace(self._path, msgspec.json.encode(self._today))
 
 
 @contextmanager

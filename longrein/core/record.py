@@ -70,6 +70,11 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         return "" if self.status == 200 else self.error or self.finish_reason or str(self.status)
 
 
+def held_bytes(record: Record) -> int:
+    """About what it takes in memory."""
+    return 500 + len(record.input or "") + len(record.output or "")
+
+
 def segments(folder: Path) -> list[Path]:
     """Those not sealed yet, the oldest first."""
     return sorted(folder.glob("*" + SEGMENT))

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from longrein.core.files import replace
 from longrein.core.record import DAYS, TEXT_DAYS, lock, segments
 from longrein.data.requests import ERASED, PERSONAL, SCHEMA, Person, Sealed, as_dict, read_segment
 
@@ -65,7 +66,7 @@ def _remember(folder: Path, since_ms: int) -> None:
     people = Person.all(folder)
     if recent := [p for p in people if p.before_ms >= since_ms]:
         if len(recent) < len(people):
-            _write(folder / ERASED, b"".join(msgspec.json.encode(p) + b"\n" for p in recent))
+            replace(folder / ERASED, b"".join(msgspec.json.encode(p) + b"\n" for p in recent), sync=True)
     else:
         (folder / ERASED).unlink(missing_ok=True)
 
@@ -202,7 +203,7 @@ def _replace(folder: Path, sources: list[Path], tables: Iterable[Any], times: li
     target = f"{times[0]:013d}-{times[1]:013d}-{digest}.parquet" if rows else ""
     gone = [path.name for path in sources if path.name != target]
     journal = folder / "replace.json"
-    _write(journal, msgspec.json.encode({"target": target, "gone": gone}))
+    replace(journal, msgspec.json.encode({"target": target, "gone": gone}), sync=True)
     if rows:
         os.replace(staged, folder / target)
     _finish(folder)
@@ -218,15 +219,6 @@ def _finish(folder: Path) -> None:
                 (folder / name).unlink(missing_ok=True)
         journal.unlink()
     (folder / "new.tmp").unlink(missing_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    staged = path.with_suffix(".new")
-    with staged.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, path)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from longrein.core.record import DAYS, TEXT_DAYS, Record, Segment, segments
+from longrein.core.record import DAYS, TEXT_DAYS, Record, Segment, held_bytes, segments
 from longrein.gateway.tally import Tally
 
 __all__ = ["Record", "Recorder"]
@@ -66,7 +66,7 @@ class Recorder:
         if len(self._buffer) >= self.most or self._came - self._went > MOST_BYTES:
             self.dropped += 1
             return
-        self._came += _size(record)
+        self._came += held_bytes(record)
         self._buffer.append(record)
 
     def flush(self) -> None:
@@ -100,7 +100,7 @@ class Recorder:
 
     def _take(self, records: list[Record]) -> None:
         """Count records and make lines of them; the lines wait where the disk cannot have them."""
-        self._went += sum(map(_size, records))
+        self._went += sum(map(held_bytes, records))
         if self.tally:
             self.tally.add(records)
         lines = b"".join(map(_line, records))
@@ -136,10 +136,6 @@ class Recorder:
             if not self._failing:
                 log.error("the request log cannot be written: %s", error)
             self._failing = True
-
-
-def _size(record: Record) -> int:
-    return 500 + len(record.input or "") + len(record.output or "")
 
 
 def _line(record: Record) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from longrein.core.files import replace
 from longrein.gateway.metrics import Metrics
 
 EVERY_S = 1.0
@@ -44,8 +45,7 @@ class Snapshots:
     def _write(self) -> None:
         file = self.folder / f"{os.getpid()}.json"
         with contextlib.suppress(OSError):  # a full disk: the others see older numbers
-            file.with_suffix(".new").write_bytes(msgspec.json.encode(self.metrics.state()))
-            os.replace(file.with_suffix(".new"), file)
+            replace(file, msgspec.json.encode(self.metrics.state()))
 
 
 def folder(run: Path, parent: int) -> Path:

@@ -3,7 +3,6 @@ references, which are larger, once each."""
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from math import log1p
@@ -14,6 +13,7 @@ import msgspec
 
 from longrein.core.drift import Drift, Group
 from longrein.core.errors import Error
+from longrein.core.files import replace
 from longrein.core.observation import Observation
 from longrein.core.text import language
 from longrein.ops.drift.reference import Sample
@@ -125,10 +125,10 @@ class Endpoint:
             if stream.watch.reference and not stream.file:
                 data = stream.watch.dump_reference()
                 stream.file = hashlib.sha256(data).hexdigest()[:16] + REFERENCE
-                _write(self.folder / stream.file, data)
+                replace(self.folder / stream.file, data)
         streams = [stream.dump() for stream in self.streams.values()]
         state = _State(self.releases, self.heard_ms, self._erased, streams)
-        _write(self.folder / STATE, msgspec.msgpack.encode(state))
+        replace(self.folder / STATE, msgspec.msgpack.encode(state))
         self.changed = False
         for old in {f.name for f in self.folder.glob("*" + REFERENCE)} - {s.file for s in self.streams.values()}:
             (self.folder / old).unlink(missing_ok=True)
@@ -203,10 +203,3 @@ def answered(one: Observation, output: str) -> Sample:
 def key(what: str, accepted_ms: int) -> str:
     """Of the stream that compares with what was accepted then, or of a release with its own first answers."""
     return f"{what}@{accepted_ms}"
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Whole or not at all, whatever happens to this process."""
-    new = file.with_name(file.name + ".new")
-    new.write_bytes(data)
-    os.replace(new, file)

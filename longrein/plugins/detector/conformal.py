@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from longrein.plugins.detector._conformal.compiled import F64, I64, observe
+from longrein.plugins._compiled import F64, I64
+from longrein.plugins.detector._conformal.compiled import observe
 
 VERSION = 1
 SLOPES = (0.25, -0.25, 0.5, -0.5, 0.75, -0.75, 1.0, -1.0)  # bets 1 + s (1 - 2p)

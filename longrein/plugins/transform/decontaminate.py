@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from longrein.core.ports import Verdict
+from longrein.plugins._compiled import I32, U64
 from longrein.plugins.transform._near import overlap, reference
-from longrein.plugins.transform._near.compiled import I32, U64
 from longrein.plugins.transform._near.fold import tables
 from longrein.plugins.transform._near.index import joined
 from longrein.plugins.transform._row import answer, prompt

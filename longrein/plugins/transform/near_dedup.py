@@ -14,8 +14,8 @@ import numpy.typing as npt
 from longrein.core.errors import Error
 from longrein.core.ports import Verdict
 from longrein.core.text import key
+from longrein.plugins._compiled import F32, I64
 from longrein.plugins.transform._near import reference, saved
-from longrein.plugins.transform._near.compiled import F32, I64
 from longrein.plugins.transform._near.index import BATCH_BYTES, BATCH_TEXTS, MOST_ROWS, Column, Index, signatures
 from longrein.plugins.transform._row import answer, prompt
 

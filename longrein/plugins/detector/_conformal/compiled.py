@@ -1,27 +1,10 @@
 """The compiled loop of the conformal detector: rank, bet, sum, one value after another."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
-import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
-U64 = npt.NDArray[np.uint64]
+from longrein.plugins._compiled import F64, I64, U64, compiled
 
 LARGEST = 1e300  # no evidence is written as infinity by rounding
-
-
-def compiled(function: F) -> F:
-    made: F
-    try:
-        made = numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder for the cache can be written
-        made = numba.njit(nogil=True)(function)
-    return made
 
 
 @compiled

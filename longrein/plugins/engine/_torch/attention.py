@@ -9,13 +9,12 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from longrein.plugins._compiled import F32, I64, compiled
+
 Tensor = torch.Tensor
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
@@ -67,12 +66,6 @@ def _rows(q: F32, keys: F32, values: F32, slots: I64, lengths: I64, out: F32, sc
                     result[d] += weight * v[t, d]
 
 
-def _compiled(**options: Any) -> Any:
-    fast = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; NaN stays NaN
-    try:
-        return numba.njit(nogil=True, error_model="numpy", fastmath=fast, cache=True, **options)(_rows)
-    except RuntimeError:  # no folder for the cache can be written
-        return numba.njit(nogil=True, error_model="numpy", fastmath=fast, **options)(_rows)
-
-
-_single, _threaded = _compiled(), _compiled(parallel=True)
+FAST = {"reassoc", "contract", "arcp", "nsz"}  # sums in any order; NaN stays NaN
+_single: Any = compiled(_rows, error_model="numpy", fastmath=FAST)
+_threaded: Any = compiled(_rows, error_model="numpy", fastmath=FAST, parallel=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from longrein.core.errors import Error
-from longrein.plugins.transform._near.compiled import F32, I64, U8, U32, U64, compiled
+from longrein.plugins._compiled import F32, I64, U8, U32, U64, compiled
 from longrein.plugins.transform._near.fold import tables
 from longrein.plugins.transform._near.index import Column, joined
 from longrein.plugins.transform._near.token import CHUNK, PRIME, START, mix, tokens

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from longrein.plugins.transform._near.compiled import F32, I32, I64, U8, U32, compiled
+from longrein.plugins._compiled import F32, I32, I64, U8, U32, compiled
 from longrein.plugins.transform._near.index import joined
 
 MOST_CHARS = 4096  # of a text, from its start, are looked at

@@ -9,8 +9,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from longrein.plugins._compiled import F32, I32, I64, U8, U32, U64
 from longrein.plugins.transform._near import link, sign
-from longrein.plugins.transform._near.compiled import F32, I32, I64, U8, U32, U64
 from longrein.plugins.transform._near.fold import tables
 
 BATCH_TEXTS, BATCH_BYTES = 1024, 4 << 20  # signed at a time

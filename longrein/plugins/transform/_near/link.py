@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from longrein.plugins.transform._near.compiled import F32, I32, I64, U8, U32, U64, compiled
+from longrein.plugins._compiled import F32, I32, I64, U8, U32, U64, compiled
 from longrein.plugins.transform._near.sign import insert
 
 LEADERS = 64  # rows of one bucket that the others are compared with: work stays linear in hostile data

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from longrein.plugins.transform._near.compiled import I32, I64, U8, U32, U64, compiled
+from longrein.plugins._compiled import I32, I64, U8, U32, U64, compiled
 from longrein.plugins.transform._near.sign import BASE, ONE, RING
 from longrein.plugins.transform._near.token import CHUNK, LOW, START, mix, tokens
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from numpy.lib.format import open_memmap
 
 from longrein.core.errors import Error
-from longrein.plugins.transform._near.compiled import I64
+from longrein.plugins._compiled import I64
 from longrein.plugins.transform._near.index import BATCH_TEXTS, Index
 
 SUFFIX = ".near"  # of the folder

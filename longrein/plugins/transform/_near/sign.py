@@ -8,7 +8,7 @@ MinHash (Broder 1997).
 
 import numpy as np
 
-from longrein.plugins.transform._near.compiled import I64, U8, U32, U64, compiled
+from longrein.plugins._compiled import I64, U8, U32, U64, compiled
 from longrein.plugins.transform._near.token import CHUNK, MIX_1, SHIFT32, START, mix, tokens
 
 SKETCH = 512  # shingles kept of a text, to verify candidates: all, or those with the least hashes

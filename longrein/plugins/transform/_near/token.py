@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from longrein.plugins.transform._near.compiled import U8, U32, U64, compiled
+from longrein.plugins._compiled import U8, U32, U64, compiled
 from longrein.plugins.transform._near.fold import CHARACTER, EXPANSION, SIZE, SKIP, WORD
 
 CHUNK = 4096  # tokens at a time: they stay in the processor's cache

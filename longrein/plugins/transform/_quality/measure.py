@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from longrein.plugins.transform._near.compiled import I32, I64, U8, U32, U64, compiled
+from longrein.plugins._compiled import I32, I64, U8, U32, U64, compiled
 from longrein.plugins.transform._quality import repeat, table
 from longrein.plugins.transform._quality.repeat import again, ngrams, room
 from longrein.plugins.transform._quality.words import HAS_ALPHA, HAS_MORE, hashed, split, traits

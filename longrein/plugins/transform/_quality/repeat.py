@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from longrein.plugins.transform._near.compiled import I32, I64, U32, U64, compiled
+from longrein.plugins._compiled import I32, I64, U32, U64, compiled
 from longrein.plugins.transform._near.token import SHIFT32, mix
 
 BASE = np.uint64(0xD6E8FEB86659FD93)  # of the rolling hash

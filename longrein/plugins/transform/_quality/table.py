@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longrein.plugins.transform._near.compiled import I64, U8, U32
+from longrein.plugins._compiled import I64, U8, U32
 from longrein.plugins.transform._near.fold import SIZE
 
 SPACE, ALPHA, DIGIT, UPPER, LOWER, OPENS, CLOSES, SYMBOL, TERMINAL, HAN, UNSPACED, STARTS = (1 << n for n in range(12))

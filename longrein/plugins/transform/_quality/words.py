@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from longrein.plugins.transform._near.compiled import I32, U32, compiled
+from longrein.plugins._compiled import I32, U32, compiled
 from longrein.plugins.transform._near.token import PRIME, START, mix
 from longrein.plugins.transform._quality import table
 
